@@ -1,0 +1,49 @@
+# One word per thing a person does. `make` alone lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+VENV  := .venv
+BIN   := $(VENV)/bin
+PY    := $(BIN)/python
+PYTHON ?= python3
+ARGS  ?=
+
+.PHONY: help reproduce test check notebooks readme docs clean
+
+help:            ## list these words
+	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+# The environment: made once, brought up to date when a file naming requirements changes. PyTorch is installed once.
+$(PY):
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: settings.ini setup.py pyproject.toml | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+reproduce: $(VENV)/.installed        ## install, then run every method on the embedded digits (about 2 minutes)
+	$(BIN)/ekd_reproduce --data digits --preset quick $(ARGS)
+
+test: check                          ## everything that must hold: notebooks, README, pytest
+	OMP_NUM_THREADS=1 $(PY) tools/run_notebooks.py
+	$(PY) -m pytest -q
+
+check: $(VENV)/.installed-dev        ## the quick part of test: notebooks clean, library and README in sync
+	$(PY) tools/check_notebooks.py
+	$(PY) tools/readme.py --check
+
+notebooks: $(VENV)/.installed-dev    ## run notebooks and store their outputs (ARGS='nbs/05_losses.ipynb' for some)
+	OMP_NUM_THREADS=1 $(PY) tools/run_notebooks.py --save $(ARGS)
+
+readme: $(VENV)/.installed-dev       ## write README.md from nbs/index.ipynb
+	$(PY) tools/readme.py
+
+docs: $(VENV)/.installed-dev         ## build the site with Quarto into _docs/
+	@command -v quarto >/dev/null || { echo "make docs needs Quarto 1.7 or newer: see https://quarto.org/docs/get-started/ (or run $(BIN)/nbdev-install-quarto). 'make preview' does without."; exit 1; }
+	$(BIN)/nbdev-docs
+
+clean:                               ## remove what building leaves behind (not the environment)
+	rm -rf _proc _docs _preview build *.egg-info .pytest_cache .hypothesis

@@ -1,0 +1,73 @@
+"The tools that guard the notebooks must refuse what they are there to refuse."
+import copy, sys
+from pathlib import Path
+import nbformat
+import pytest
+
+TOOLS = Path(__file__).resolve().parents[1]/'tools'
+sys.path.insert(0, str(TOOLS))
+import check_notebooks as check
+import run_notebooks as run
+
+
+def out(text): return {'output_type': 'stream', 'name': 'stdout', 'text': [text]}
+def picture(): return {'output_type': 'display_data', 'metadata': {}, 'data': {'image/png': 'iVBOR', 'text/plain': ['<Figure size 640x480 with 1 Axes>']}}
+def code(src, *outputs): return {'cell_type': 'code', 'id': f'c{abs(hash(src)) % 10**6}', 'metadata': {}, 'execution_count': None,
+                                 'source': src.splitlines(True), 'outputs': list(outputs)}
+def notebook(*cells): return {'cells': list(cells), 'nbformat': 4, 'nbformat_minor': 5,
+                              'metadata': {'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}}}
+
+
+def complaints(nb): return [*check.check_clean(nb), *check.check_executed(nb)]
+
+
+def test_clean_executed_notebook_passes():
+    assert complaints(notebook(code('x = 1'), code('print(x)', out('1\n')), code('x+1', out('2')))) == []
+
+
+@pytest.mark.parametrize('spoil, says', [
+    (lambda nb: nb['cells'][1].update(execution_count=7), 'not clean'),
+    (lambda nb: nb['cells'][1]['metadata'].update(collapsed=True), 'not clean'),
+    (lambda nb: nb['metadata'].update(language_info={'name': 'python'}), 'metadata'),
+    (lambda nb: nb['cells'][1].update(outputs=[]), 'not executed'),
+    (lambda nb: nb['cells'][0].update(outputs=[{'output_type': 'error', 'ename': 'ValueError', 'evalue': 'no', 'traceback': []}]), 'stored error')])
+def test_spoiled_notebook_is_refused(spoil, says):
+    nb = notebook(code('x = 1'), code('print(x)', out('1\n')))
+    spoil(nb)
+    assert any(says in text for _, text in complaints(nb))
+
+
+def test_notebook_without_any_output_is_refused():
+    assert 'no output at all' in complaints(notebook(code('f()'), code('g()')))[0][1]
+
+
+def test_only_certain_displays_are_demanded():
+    assert check.must_show('x') and check.must_show('x.shape, y') and check.must_show('print(1)\ny = 2')
+    assert not any(map(check.must_show, ('x = 1', 'test_eq(1, 1)', 'x;', 'assert x', 'def f(): print(1)')))
+
+
+def differ(a, b): return run.difference(code('x', *a), code('x', *b))
+
+
+@pytest.mark.parametrize('a, b', [
+    ('12.3 s', '15 s'), ('took 1.2 ms ± 3 µs', 'took 9.8 ms ± 4 µs'), ('2,304 images/s', '1810 images/s'), ('0.912', '0.905'),
+    ('<A object at 0x7f01>', '<A object at 0x7f02>'), ('/tmp/ab/c.json', '/home/me/c.json'), ('0:01', '00:07'),
+    ('2026-11-22T13:00:01', '2027-01-01'), ('torch 2.15.0+cu130', 'torch 2.11.1'), ('a   1.50 b', 'a 1.51  b')])
+def test_what_changes_between_runs_is_not_compared(a, b): assert differ([out(a)], [out(b)]) is None
+
+
+@pytest.mark.parametrize('a, b', [('272474', '272475'), ('0.912', '0.80'), ('plain 1', 'branched 1'), ('x', ''), ('(3, 32)', '(3, 64)')])
+def test_what_must_not_change_is(a, b): assert differ([out(a)], [out(b)])
+
+
+def test_pictures_are_counted():
+    assert differ([picture()], [picture()]) is None
+    assert '1 pictures' in differ([picture()], [])
+
+
+def test_a_run_names_the_failing_cell_and_skips_what_is_marked(tmp_path):
+    nb = notebook(code('#| eval: false\nraise SystemError', out('kept')), code('1+1'), code('1/0'))
+    fresh, error = run.execute(copy.deepcopy(nb), tmp_path)
+    assert error[0] == 2 and error[1].startswith('ZeroDivisionError')
+    assert fresh['cells'][0]['outputs'][0]['text'] == ['kept'] and fresh['cells'][1]['outputs']
+    nbformat.validate(nbformat.from_dict(fresh))

@@ -1,0 +1,137 @@
+"""Runs every notebook in a copy of the project, two at a time, and compares fresh text outputs with the stored ones.
+
+    python tools/run_notebooks.py [--save] [--jobs 2] [nbs/05_losses.ipynb ...]
+
+Compared: printed text, displayed values and tables. Whole numbers must be equal, others agree within 5 % or 0.02, since
+another processor rounds differently. Not compared: durations, rates, dates, paths, addresses, versions, digests, stderr, and
+every output of a cell marked `#| timing`. Of pictures only the presence is. Cells marked `#| eval: false`, `#| slow` or
+`#| real` are not run and keep what they store. `--save` stores the fresh outputs instead. Real data is hidden from the
+notebooks (EKD_DATA is unset), so that they show the same everywhere.
+"""
+import argparse, json, os, re, shutil, subprocess, sys, tempfile, time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from check_notebooks import ROOT, cleaned, name_of, notebooks, source
+
+NOT_RUN = re.compile(r'^\s*#\|\s*(eval:\s*false|slow|real)\b|nbdev_export\(\)', re.M)
+TIMING = re.compile(r'^\s*#\|\s*timing\b', re.M)
+NUMBER = re.compile(r'(?<![\w.])[-+]?\d[\d,]*(?:\.\d*)?(?:e[-+]?\d+)?|(?<=[a-z_=(\[])\d+\.\d+')
+CHANGING = [re.compile(p) for p in (
+    r'\x1b\[[\d;]*[A-Za-z]', r'(?s)<style.*?</style>', r'(?s)<progress.*?</progress>', r'[^\n]*\r', r'\bT_[0-9a-f]{5}\w*',  # styles, progress bars
+    r'\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:\d\d)?)?', r'\b\d{1,2}:\d\d(?::\d\d)?\b',  # dates, clocks
+    r'\b\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?\s*(?:(?:[kMG]?\w{1,8}/s)|(?:ns|[µu]s|ms|sec|seconds?|s|min|minutes?)(?![\w]))',  # rates, durations
+    r'\b0x[0-9a-fA-F]+', r'\b(?=\d*[a-f])(?=[a-f]*\d)[0-9a-f]{12,64}\b',  # addresses, digests
+    r'\b\d+\.\d+\.\d+[\w.+-]*', r'(?<![\w.<])(?:/[\w.+~-]+){2,}/?')]  # versions, paths
+
+
+def texts(cell):
+    "What a cell shows: `(text, number of pictures)`, the text of the richest kind"
+    text, pics = '', 0
+    for o in cell.get('outputs', []):
+        data = o.get('data', {})
+        pics += any(k.startswith('image/') for k in data)
+        if o['output_type'] == 'stream' and o.get('name') != 'stderr': text += ''.join(o['text'])
+        elif not any(k.startswith('image/') for k in data):
+            text += ''.join(next((data[k] for k in ('text/markdown', 'text/html', 'text/plain') if k in data), '')) + '\n'
+    return text, pics
+
+
+def normal(text):
+    "`text` without what changes from run to run, as words and numbers"
+    for p in CHANGING: text = p.sub(' ', text)
+    text = re.sub(r'-{2,}|[─━═]+', '-', text)
+    out, at = [], 0
+    for m in NUMBER.finditer(text):
+        out += text[at:m.start()].split() + [float(m[0].replace(',', '').rstrip('.')) if re.search(r'[.e]', m[0]) else int(m[0].replace(',', ''))]
+        at = m.end()
+    return out + text[at:].split()
+
+
+def same(a, b, rel=.05, tol=.02):
+    if isinstance(a, str) or isinstance(b, str) or (isinstance(a, int) and isinstance(b, int)): return a == b
+    return abs(a-b) <= max(tol, rel*abs(a))
+
+
+def difference(stored, fresh):
+    "A sentence saying how the outputs of two runs of a cell differ, or None"
+    (a, n), (b, m) = texts(stored), texts(fresh)
+    if n != m: return f'stores {n} pictures, a fresh run gives {m}'
+    a, b = normal(a), normal(b)
+    for i in range(max(len(a), len(b))):
+        if i >= len(a) or i >= len(b) or not same(a[i], b[i]):
+            show = lambda t: repr(' '.join(map(str, t[max(0, i-4):i+4]))) if t else 'nothing'
+            return f'stores {show(a)}, a fresh run gives {show(b)}'
+
+
+def execute(nb, cwd):
+    "Run `nb` in `cwd`; the cells that ran hold fresh outputs. Returns `(nb, None or (cell number, error))`."
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+    fresh = nbformat.reads(json.dumps(nb), as_version=4)
+    for c in fresh.cells:
+        if c.cell_type == 'code' and NOT_RUN.search(source(c)): c.metadata['tags'] = ['skip-execution']
+    error = None
+    client = NotebookClient(fresh, timeout=600, kernel_name='python3', resources={'metadata': {'path': str(cwd)}},
+                            extra_arguments=['--log-level=CRITICAL'])
+    try: client.execute()
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as e:
+        at = [i for i, c in enumerate(fresh.cells) if any(o.output_type == 'error' for o in c.get('outputs', []))]
+        error = (at[0], f'{e.ename}: {e.evalue}') if at else (None, str(e))
+    for c in fresh.cells: c.metadata.pop('tags', None)
+    return json.loads(nbformat.writes(fresh, version=nbformat.NO_CONVERT)), error
+
+
+def run_one(path, copy, save):
+    "Run the notebook at `path` (in `copy`) and compare or store; `(path, seconds, complaints)`"
+    start, bad = time.time(), []
+    at = copy/name_of(path)
+    nb = json.loads(Path(path).read_text(encoding='utf-8'))
+    fresh, error = execute(nb, at.parent)
+    if error: bad.append((error[0], f'fails: {error[1]}'))
+    elif save:
+        from fastcore.nbio import write_nb, dict2nb
+        tmp = Path(path).with_suffix('.part')
+        write_nb(dict2nb(cleaned(fresh)), tmp)
+        os.replace(tmp, path)
+    else:
+        for i, (a, b) in enumerate(zip(nb['cells'], fresh['cells'])):
+            if a['cell_type'] == 'code' and not TIMING.search(source(a)) and (d := difference(a, b)): bad.append((i, d))
+    return path, time.time()-start, bad
+
+
+def copy_project(to):
+    "Everything git knows or would add, without the environment and build products"
+    ls = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard', '-z'], cwd=ROOT, capture_output=True, check=True).stdout
+    for f in filter(None, ls.decode().split('\0')):
+        if not (ROOT/f).exists(): continue
+        (to/f).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT/f, to/f)
+
+
+def main(args):
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('paths', nargs='*', type=Path)
+    p.add_argument('--save', action='store_true', help='store the fresh outputs')
+    p.add_argument('--jobs', type=int, default=2, help='notebooks at a time')
+    a = p.parse_args(args)
+    paths = [q.resolve() for q in a.paths] or notebooks()
+    with tempfile.TemporaryDirectory() as tmp:
+        copy = Path(tmp)/'project'
+        copy_project(copy)
+        os.environ.pop('EKD_DATA', None)
+        os.environ.update(EKD_CACHE=f'{tmp}/cache', IPYTHONDIR=f'{tmp}/ipython', MPLBACKEND='module://matplotlib_inline.backend_inline',
+                          PYTHONPATH=str(copy), PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}')
+        bad = 0
+        with ProcessPoolExecutor(a.jobs) as pool:
+            for f in [pool.submit(run_one, q, copy, a.save) for q in paths]:
+                path, secs, complaints = f.result()
+                print(f'{name_of(path)}  {secs:.0f} s{"" if complaints else "  ok"}', flush=True)
+                for i, text in complaints: print(f'  {name_of(path)}{"" if i is None else f", cell {i}"} {text}', flush=True)
+                bad += len(complaints)
+    print(f'{len(paths)} notebooks: ' + (f'{bad} complaints' if bad else 'stored again' if a.save else 'run, outputs as stored'))
+    return bool(bad)
+
+
+if __name__ == '__main__': sys.exit(main(sys.argv[1:]))
