@@ -1,0 +1,117 @@
+"Evaluate: what is no lesson in nbs/08_evaluate.ipynb"
+import json, math, pytest, torch
+from hypothesis import given, settings, strategies as st
+from sklearn.calibration import calibration_curve
+from torch import nn
+from ekd_nb import evaluate as E
+from ekd_nb.data import EKDError
+from ekd_nb.student import branched_student
+
+def made_up(seed, n=300, c=7, branches=3):
+    g = torch.Generator().manual_seed(seed)
+    return 3*torch.randn(branches, n, c, generator=g), torch.randint(c, (n,), generator=g)
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 10**6), st.integers(1, 20))
+def test_bins_against_a_loop_and_sklearn(seed, n_bins):
+    z, y = made_up(seed, branches=1); z = z[0]
+    conf, pred = z.double().softmax(-1).max(-1)
+    b = E.reliability_bins(z, y, n_bins)
+    total = 0
+    for m in range(n_bins):
+        inside = (conf>m/n_bins) & (conf<=(m+1)/n_bins)
+        assert b['n'][m] == inside.sum()
+        if inside.any(): total += inside.sum().item()/len(y)*(((pred==y)[inside].double().mean()-conf[inside].mean()).abs()).item()
+    assert E.ece(z, y, n_bins) == pytest.approx(total, abs=1e-12) and sum(b['n']) == len(y)
+    acc, mean_conf = calibration_curve((pred==y).int(), conf, n_bins=n_bins)
+    full = [i for i in range(n_bins) if b['n'][i]]
+    assert [b['accuracy'][i] for i in full] == pytest.approx(list(acc)) and [b['confidence'][i] for i in full] == pytest.approx(list(mean_conf))
+
+def test_a_confidence_on_an_edge_belongs_to_the_bin_below():
+    z = torch.tensor([[0.,0.], [0.,-99.]])   # confidences exactly 1/2 and 1
+    assert E.reliability_bins(z, torch.tensor([0,0]), 2)['n'] == [1,1] and E.reliability_bins(z, torch.tensor([0,0]), 4)['n'] == [0,1,0,1]
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 10**6), st.integers(2,6))
+def test_identities(seed, n):
+    z, y = made_up(seed, branches=n)
+    d, r = E.disagreement(z), E.error_correlation(z, y)
+    assert torch.equal(d, d.T) and (d.diag()==0).all() and torch.allclose(r, r.T) and torch.allclose(r.diag(), torch.ones(n))
+    assert E.nll(z.mean(0), y) == pytest.approx(sum(E.nll(b, y) for b in z)/n - E.diversity(z), abs=1e-5)
+    order = torch.randperm(n)
+    assert torch.equal(E.disagreement(z[order]), d[order][:,order])
+    assert E.diversity(z+torch.randn(n, z.shape[1], 1)) == pytest.approx(E.diversity(z), abs=1e-4) and E.diversity(z[:1].repeat(n,1,1)) == pytest.approx(0, abs=1e-6)
+
+def test_large_logits_and_half_precision():
+    z, y = made_up(0); z = z[0]
+    assert math.isfinite(E.nll(z*1e4, y)) and 0 <= E.ece(z*1e4, y) <= 1
+    assert E.accuracy(z.bfloat16(), y) == pytest.approx((z.bfloat16().argmax(1)==y).float().mean().item())
+    assert E.nll(z.half(), y) == pytest.approx(E.nll(z, y), abs=5e-3)
+
+def test_error_correlation_of_a_branch_that_is_never_wrong():
+    z, y = made_up(0)
+    z[0] = 50*nn.functional.one_hot(y, 7)
+    r = E.error_correlation(z, y)
+    assert r[0].isnan().all() and not r[1:,1:].isnan().any() and E.mean_off_diagonal(r) == pytest.approx(r[1,2].item())
+    assert E.mean_off_diagonal(r[:2,:2]) is None and E.mean_off_diagonal(torch.ones(1,1)) is None
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 10**6), st.integers(2,40), st.integers(1,60), st.integers(1,60))
+def test_cka_against_centred_gram_matrices(seed, n, p, q):
+    g = torch.Generator().manual_seed(seed)
+    a, b = (torch.randn(n, k, generator=g).double() for k in (p,q))
+    H = torch.eye(n).double() - 1/n
+    K, L = H@a@a.T@H, H@b@b.T@H
+    assert E.linear_cka(a, b) == pytest.approx(((K*L).sum()/(K.norm()*L.norm())).item(), abs=1e-9)
+
+def student(n=3, fusion='mean'):
+    torch.manual_seed(0)
+    return branched_student('resnet8-w4', n_branches=n, n_out=5, in_channels=1, fusion=fusion)
+
+def batches(n=23, size=8): 
+    g = torch.Generator().manual_seed(1)
+    return [(torch.randn(k,1,size,size,generator=g), torch.randint(5,(k,),generator=g)) for k in (10,10,n-20)]
+
+@pytest.mark.parametrize('fusion', ['mean', 'prob', 'gate'])
+def test_a_real_student(fusion):
+    m, dl = student(fusion=fusion).train(), batches()
+    m.trunk.eval()
+    before = {k: v.clone() for k,v in m.state_dict().items()}
+    r = E.evaluate_student(m, dl)
+    assert m.training and not m.trunk.training and not m.fusion._forward_pre_hooks
+    assert all(torch.equal(v, before[k]) for k,v in m.state_dict().items())
+    assert r['n_images'] == 23 and len(r['branch_accuracy']) == 3 and 0 <= r['disagreement'] <= 1
+    assert json.loads(json.dumps(r)) == r
+    z, y, b = E.predict(m, dl)
+    m.eval()
+    alone = [torch.cat([m.keep([i])(x) for x,_ in dl]).detach() for i in range(3)]
+    assert r['branch_accuracy'] == [E.accuracy(a, y) for a in alone]
+    torch.testing.assert_close(z, torch.cat([m(x) for x,_ in dl]).detach())
+    if fusion=='mean': assert r['nll'] == pytest.approx(sum(r['branch_nll'])/3 - r['diversity'], abs=1e-5)
+
+def test_one_branch_is_no_pair():
+    r = E.evaluate_student(student(1), batches())
+    assert r['branch_accuracy'] == [r['test_accuracy']] and r['disagreement'] is r['diversity'] is r['error_correlation'] is None
+
+def test_batch_size_does_not_matter():
+    m, dl = student(), batches()
+    whole = [tuple(map(torch.cat, zip(*dl)))]
+    a, b = E.evaluate_student(m, dl), E.evaluate_student(m, whole)
+    assert a['branch_accuracy'] == b['branch_accuracy'] and a['nll'] == pytest.approx(b['nll'], abs=1e-6)
+
+def test_latencies_leave_the_mode_and_come_in_order():
+    m = student().train()
+    r = E.latency(m, torch.randn(2,1,8,8), repeats=3, warmup=1)
+    assert m.training and 0 < r['low_s'] <= r['median_s'] <= r['high_s'] and r['images_per_s'] == pytest.approx(2/r['median_s']) and json.dumps(r)
+
+@pytest.mark.parametrize('bad, says', [
+    (lambda: E.nll(torch.full((3,2), float('nan')), torch.zeros(3).long()), 'logits holds 6 NaN'),
+    (lambda: E.accuracy(torch.zeros(3), torch.zeros(3)), r'logits has shape \[3\]'),
+    (lambda: E.accuracy(torch.zeros(3,2), torch.zeros(4)), r'y has shape \[4\]'),
+    (lambda: E.nll(torch.zeros(0,2), torch.zeros(0)), 'y holds no labels'),
+    (lambda: E.disagreement(torch.zeros(3,2)), r'branch_logits has shape \[3, 2\]'),
+    (lambda: E.linear_cka(torch.zeros(3,2), torch.zeros(4,2)), '4 images'), (lambda: E.linear_cka(torch.zeros(3,2), torch.zeros(3,2)), 'the same for every image'),
+    (lambda: E.linear_cka(torch.full((3,2), float('nan')), torch.zeros(3,2)), 'a holds 6 NaN'),
+    (lambda: E.latency(nn.Identity(), torch.zeros(1), repeats=0), 'repeats=0'), (lambda: E.evaluate_student(nn.Identity(), []), 'dl gave no batch')])
+def test_refusals(bad, says):
+    with pytest.raises(EKDError, match=says): bad()
