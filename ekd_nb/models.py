@@ -34,7 +34,8 @@ class StagedNet(nn.Module):
         arch:str=None      # the name by which `get_model` builds the same network, None when it has none
     ):
         super().__init__()
-        if n_out<1 or in_channels<1: raise EKDError(f"n_out={n_out}, in_channels={in_channels}: expected both to be at least 1.")
+        for name,v in (('n_out',n_out), ('in_channels',in_channels)):
+            if v<1: raise EKDError(f"{name}={v}: expected at least 1.")
         self.n_features,self.n_out,self.in_channels,self.arch = n_features,n_out,in_channels,arch
         self.stages = nn.Sequential(OrderedDict(stages))
         self.head = nn.Linear(n_features, n_out)
@@ -54,7 +55,8 @@ def _blocks(block, ni, nf, n, stride):
 
 def _n_blocks(depth, extra, family):
     n, rest = divmod(depth-extra, 6)
-    if rest or n<1: raise EKDError(f"depth={depth}: a {family} for CIFAR has 6n+{extra} layers, for example {6+extra}, {12+extra} or {18+extra}.")
+    if rest or n<1:
+        raise EKDError(f"depth={depth}: a {family} for CIFAR has 6n+{extra} layers: expected {6+extra}, {12+extra}, {18+extra}, …")
     return n
 
 # %% ../nbs/01_models.ipynb #6fd2bed6
@@ -78,7 +80,7 @@ class BasicBlock(nn.Module):
         shortcut:str='A'  # 'A' zero-padded identity, 'B' 1×1 projection, where the shape changes
     ):
         super().__init__()
-        self.convs = nn.Sequential(_conv(ni, nf, stride=stride), *_norm_relu(nf), _conv(nf, nf), nn.BatchNorm2d(nf))
+        self.convs = nn.Sequential(_conv(ni, nf, 3, stride), *_norm_relu(nf), _conv(nf, nf), nn.BatchNorm2d(nf))
         if ni==nf and stride==1: self.shortcut = nn.Identity()
         elif shortcut=='A':      self.shortcut = ZeroPadShortcut(nf-ni, stride)
         else:                    self.shortcut = nn.Sequential(_conv(ni, nf, 1, stride), nn.BatchNorm2d(nf))
@@ -100,16 +102,17 @@ class CifarResNet(StagedNet):
     ):
         n = _n_blocks(depth, 2, 'ResNet')
         if width<1: raise EKDError(f"width={width}: expected at least one channel.")
-        if shortcut not in ('A','B'): raise EKDError(f"shortcut={shortcut!r}: expected 'A' (zero-padded identity) or 'B' (1×1 projection).")
+        if shortcut not in ('A','B'): raise EKDError(f"shortcut={shortcut!r}: expected 'A' (zeros) or 'B' (1×1 projection).")
         block = lambda ni,nf,stride: BasicBlock(ni, nf, stride, shortcut)
         stem = stem or width
-        layers = {f'layer{i+1}': nn.Sequential(*_blocks(block, ni, nf, n, stride)) for i,(ni,nf,stride) in enumerate(
-            [(stem,width,1), (width,2*width,2), (2*width,4*width,2)])}
         arch = f'resnet{depth}-w{width}' if stem==width else f'resnet{depth}x4' if (width,stem)==(64,32) else None
         if arch and depth in _DEPTHS: arch = arch.removesuffix('-w16')
         if arch and shortcut != ('B' if 'x4' in arch else 'A'): arch += '-'+shortcut
-        super().__init__({'stem': nn.Sequential(_conv(in_channels, stem), *_norm_relu(stem)), **layers},
-                         4*width, n_out, in_channels, arch)
+        super().__init__({
+            'stem':   nn.Sequential(_conv(in_channels, stem), *_norm_relu(stem)),
+            'layer1': nn.Sequential(*_blocks(block, stem, width, n, 1)),
+            'layer2': nn.Sequential(*_blocks(block, width, 2*width, n, 2)),
+            'layer3': nn.Sequential(*_blocks(block, 2*width, 4*width, n, 2))}, 4*width, n_out, in_channels, arch)
 
 # %% ../nbs/01_models.ipynb #259dc3a3
 class PreActBlock(nn.Module):
@@ -148,13 +151,14 @@ class WideResNet(StagedNet):
 
 # %% ../nbs/01_models.ipynb #9194e552
 class DenseLayer(nn.Module):
-    "1×1 bottleneck to 4·growth channels, then a 3×3 convolution; its output is appended (arXiv 1608.06993, section 3)"
+    "1×1 bottleneck to 4·growth channels, 3×3 convolution, output appended (arXiv 1608.06993, section 3)"
     def __init__(self,
         ni:int,    # channels in
         growth:int # channels added
     ):
         super().__init__()
-        self.convs = nn.Sequential(*_norm_relu(ni), _conv(ni, 4*growth, 1), *_norm_relu(4*growth), _conv(4*growth, growth))
+        self.convs = nn.Sequential(*_norm_relu(ni), _conv(ni, 4*growth, 1),
+                                   *_norm_relu(4*growth), _conv(4*growth, growth))
     def forward(self, x): return torch.cat([x, self.convs(x)], 1)
 
 # %% ../nbs/01_models.ipynb #fb32bb1f
@@ -168,7 +172,8 @@ class DenseNetBC(StagedNet):
         in_channels:int=3     # channels of the images
     ):
         n = _n_blocks(depth, 4, 'DenseNet-BC')
-        if growth<1 or not 0<reduction<=1: raise EKDError(f"growth={growth}, reduction={reduction}: expected growth ≥ 1 and 0 < reduction ≤ 1.")
+        if growth<1: raise EKDError(f"growth={growth}: expected at least one channel.")
+        if not 0<reduction<=1: raise EKDError(f"reduction={reduction}: expected a share above 0 and up to 1.")
         nf, stages = 2*growth, {'stem': _conv(in_channels, 2*growth)}
         for i in range(3):
             layers = []
@@ -178,15 +183,18 @@ class DenseNetBC(StagedNet):
             layers += [DenseLayer(nf+j*growth, growth) for j in range(n)]
             nf += n*growth
             stages[f'layer{i+1}'] = nn.Sequential(*layers, *(_norm_relu(nf) if i==2 else ()))
-        super().__init__(stages, nf, n_out, in_channels, f'densenet_{depth}_{growth}' if reduction==.5 else None)
+        arch = f'densenet_{depth}_{growth}' if reduction==.5 else None
+        super().__init__(stages, nf, n_out, in_channels, arch)
 
 # %% ../nbs/01_models.ipynb #02856799
-_GRAMMAR = [
-    (r'resnet(\d+)x4(?:-([AB]))?', lambda d,s: (CifarResNet, (int(d),), dict(width=64, stem=32, shortcut=s or 'B'))),
-    (rf'resnet({"|".join(map(str, _DEPTHS))})(?:-([AB]))?', lambda d,s: (CifarResNet, (int(d),), dict(shortcut=s or 'A'))),
-    (r'resnet(\d+)-w(\d+)(?:-([AB]))?', lambda d,w,s: (CifarResNet, (int(d),), dict(width=int(w), shortcut=s or 'A'))),
-    (r'wrn_(\d+)_(\d+)',          lambda d,k: (WideResNet, (int(d),int(k)), {})),
-    (r'densenet_(\d+)_(\d+)',     lambda d,g: (DenseNetBC, (int(d),int(g)), {}))]
+def _resnet(d, w=16, s='A', **kw): return CifarResNet, (int(d),), dict(width=int(w), shortcut=s or 'A', **kw)
+
+_GRAMMAR = {
+    r'resnet(\d+)x4(?:-([AB]))?':        lambda d,s:   _resnet(d, 64, s or 'B', stem=32),
+    rf'resnet({"|".join(map(str, _DEPTHS))})(?:-([AB]))?': lambda d,s: _resnet(d, 16, s),
+    r'resnet(\d+)-w(\d+)(?:-([AB]))?':   lambda d,w,s: _resnet(d, w, s),
+    r'wrn_(\d+)_(\d+)':                  lambda d,k:   (WideResNet, (int(d),int(k)), {}),
+    r'densenet_(\d+)_(\d+)':             lambda d,g:   (DenseNetBC, (int(d),int(g)), {})}
 
 def get_model(
     name:str,          # a key of `MODELS`, or one with other numbers: 'resnet8-w27', 'wrn_10_1', 'resnet20-B'
@@ -194,11 +202,12 @@ def get_model(
     in_channels:int=3  # channels of the images
 ) -> nn.Module: # the network, freshly initialised, with `.arch`
     "Build a network from its name"
-    for pattern,parse in _GRAMMAR:
+    for pattern,parse in _GRAMMAR.items():
         if m := re.fullmatch(pattern, str(name)):
             cls,args,kw = parse(*m.groups())
             return cls(*args, n_out=n_out, in_channels=in_channels, **kw)
-    raise EKDError(f"model {name!r} is not known: expected one of {', '.join(MODELS)}, or a ResNet of another width such as 'resnet8-w27'.")
+    raise EKDError(f"model {name!r} is not known: expected one of {', '.join(MODELS)}, "
+                   "or a ResNet of another width such as 'resnet8-w27'.")
 
 # %% ../nbs/01_models.ipynb #733b880c
 def _named(name):
@@ -210,7 +219,8 @@ def _named(name):
 resnet8, resnet14, resnet20, resnet32 = map(_named, ('resnet8', 'resnet14', 'resnet20', 'resnet32'))
 resnet44, resnet56, resnet110 = map(_named, ('resnet44', 'resnet56', 'resnet110'))
 resnet8x4, resnet32x4 = map(_named, ('resnet8x4', 'resnet32x4'))
-wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2, wrn_28_10 = map(_named, ('wrn_16_1', 'wrn_16_2', 'wrn_40_1', 'wrn_40_2', 'wrn_28_10'))
+wrn_16_1, wrn_16_2, wrn_40_1 = map(_named, ('wrn_16_1', 'wrn_16_2', 'wrn_40_1'))
+wrn_40_2, wrn_28_10 = map(_named, ('wrn_40_2', 'wrn_28_10'))
 densenet_40_12, densenet_100_12 = map(_named, ('densenet_40_12', 'densenet_100_12'))
 
 # %% ../nbs/01_models.ipynb #ce0cd84b
@@ -250,6 +260,7 @@ def _nearest_width(f, target):
         lo,hi = (mid,hi) if f(mid)<target else (lo,mid)
     return min((lo,hi), key=lambda w: abs(f(w)-target))
 
+# %% ../nbs/01_models.ipynb #ff7bbef1
 def width_for(
     n_params:int,      # parameters wanted
     depth:int=8,       # 6n+2 layers
@@ -257,8 +268,10 @@ def width_for(
     in_channels:int=3  # channels of the images
 ) -> int: # `width` of the `CifarResNet` whose number of parameters comes nearest
     "Width at which a ResNet of this depth has `n_params` parameters"
-    with torch.device('meta'): return _nearest_width(lambda w: count_params(CifarResNet(depth, n_out, in_channels, w)), n_params)
+    with torch.device('meta'):
+        return _nearest_width(lambda w: count_params(CifarResNet(depth, n_out, in_channels, w)), n_params)
 
+# %% ../nbs/01_models.ipynb #8ff5e93b
 def width_for_flops(
     n_flops:int,         # multiply-adds wanted, for one image
     depth:int=8,         # 6n+2 layers
@@ -266,4 +279,5 @@ def width_for_flops(
     size:tuple=(3,32,32) # shape of one image (C,H,W)
 ) -> int: # `width` of the `CifarResNet` whose multiply-adds come nearest
     "Width at which a ResNet of this depth costs `n_flops` multiply-adds"
-    with torch.device('meta'): return _nearest_width(lambda w: count_flops(CifarResNet(depth, n_out, size[0], w), size), n_flops)
+    with torch.device('meta'):
+        return _nearest_width(lambda w: count_flops(CifarResNet(depth, n_out, size[0], w), size), n_flops)
