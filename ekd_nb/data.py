@@ -192,13 +192,9 @@ class ViewLoader(TfmdDL):
         if dataset is not None and not isinstance(dataset, ViewDataset): dataset = self.dataset.test(dataset)
         return super().new(dataset, cls, **merge({k:getattr(self,k) for k in ('augment','seed','n_views','epoch')}, kwargs))
 
-    def show_batch(self, *args, **kwargs):
-        import_module('fastai.vision.data') # has the grid of images
-        return super().show_batch(*args, **kwargs)
-
-    def show_results(self, *args, **kwargs):
-        import_module('fastai.vision.learner')
-        return super().show_results(*args, **kwargs)
+    def _pre_show_batch(self, *args, **kwargs):
+        import_module('fastai.vision.learner') # registers how fastai shows images
+        return super()._pre_show_batch(*args, **kwargs)
 
 # %% ../nbs/00_data.ipynb #737b2a6e
 def _check_rows(name, rows, n):
