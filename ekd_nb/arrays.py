@@ -58,7 +58,8 @@ def _check_arrays(name, part, x, y, n_classes):
     if not (isinstance(y,np.ndarray) and np.issubdtype(y.dtype,np.integer) and y.shape==x.shape[:1]):
         raise EKDError(f'{name}: y_{part} is {kind(y)}, expected integers [{len(x)}], one for each image')
     if not 0<=y.min()<=y.max()<n_classes:
-        raise EKDError(f'{name}: y_{part} holds labels {y.min()} to {y.max()}, expected 0 to {n_classes-1} for {n_classes} classes')
+        raise EKDError(f'{name}: y_{part} holds labels {y.min()} to {y.max()}, '
+                       f'expected 0 to {n_classes-1} for {n_classes} classes')
 
 # %% ../nbs/00_arrays.ipynb #0738d636
 @dataclass
@@ -85,12 +86,16 @@ class ImageArrays:
     ):
         "Check arrays, put them in canonical order, and take their fingerprint"
         classes = [str(o) for o in classes]
-        for part,x,y in (('train',x_train,y_train),('test',x_test,y_test)): _check_arrays(name, part, x, y, len(classes))
+        _check_arrays(name, 'train', x_train, y_train, len(classes))
+        _check_arrays(name, 'test',  x_test,  y_test,  len(classes))
         if x_train.shape[1:]!=x_test.shape[1:]:
-            raise EKDError(f'{name}: x_test holds images {list(x_test.shape[1:])}, expected {list(x_train.shape[1:])} as in x_train')
-        (xt,yt,dt),(xs,ys,ds) = (_canonical(x, y.astype(np.int64)) for x,y in ((x_train,y_train),(x_test,y_test)))
-        rows = '\n'.join([f'{list(xt.shape)} {list(xs.shape)}', *(f'{d} {y}' for d,y in zip([*dt,*ds], [*yt,*ys]))])
-        return cls(name, xt, yt, xs, ys, classes, views, hashlib.sha256(rows.encode()).hexdigest())
+            raise EKDError(f'{name}: x_test holds images {list(x_test.shape[1:])}, '
+                           f'expected {list(x_train.shape[1:])} as in x_train')
+        xt,yt,dt = _canonical(x_train, y_train.astype(np.int64))
+        xs,ys,ds = _canonical(x_test,  y_test.astype(np.int64))
+        rows = [f'{d} {y}' for d,y in zip([*dt,*ds], [*yt,*ys])]
+        text = '\n'.join([f'{list(xt.shape)} {list(xs.shape)}', *rows])
+        return cls(name, xt, yt, xs, ys, classes, views, hashlib.sha256(text.encode()).hexdigest())
 
     @property
     def n_classes(self)->int: return len(self.classes)
@@ -101,7 +106,7 @@ class ImageArrays:
 
     @cached_property
     def stats(self)->tuple: # float64 [C] each
-        "Mean and standard deviation of all training pixels in [0,1]: one normalisation for teachers and students of every subset"
+        "Mean and standard deviation of all training pixels in [0,1], the same for every subset"
         c,v = self.channels,np.arange(256)/255
         count = np.zeros((c,256))
         for part in np.array_split(self.x_train, len(self.x_train)//1000+1):
@@ -110,8 +115,8 @@ class ImageArrays:
         return p@v, np.sqrt(p@v**2 - (p@v)**2).clip(1e-6)
 
     def __repr__(self):
-        return (f'{self.name}: {len(self.x_train)} training and {len(self.x_test)} test images {list(self.x_train.shape[1:])}, '
-                f'{self.n_classes} classes, fingerprint {self.fingerprint[:12]}')
+        return (f'{self.name}: {len(self.x_train)} training and {len(self.x_test)} test images '
+                f'{list(self.x_train.shape[1:])}, {self.n_classes} classes, fingerprint {self.fingerprint[:12]}')
 
 # %% ../nbs/00_arrays.ipynb #8f9384a8
 def _digits():
@@ -126,8 +131,10 @@ def _read_npz(file):
     keys = ('x_train','y_train','x_test','y_test','classes')
     try:
         with np.load(file, allow_pickle=False) as z: arrays = {k:z[k] for k in keys if k in z.files}
-    except Exception as e: raise EKDError(f'{file} cannot be read as an .npz file of plain arrays ({type(e).__name__}: {e})') from e
-    if missing := [k for k in keys if k not in arrays]: raise EKDError(f'{file} lacks {", ".join(missing)}, expected the arrays {", ".join(keys)}')
+    except Exception as e:
+        raise EKDError(f'{file} cannot be read as an .npz file of plain arrays ({type(e).__name__}: {e})') from e
+    if missing := [k for k in keys if k not in arrays]:
+        raise EKDError(f'{file} lacks {", ".join(missing)}, expected the arrays {", ".join(keys)}')
     return arrays
 
 def _download(name, file):
@@ -137,8 +144,8 @@ def _download(name, file):
     with tempfile.TemporaryDirectory(dir=file.parent) as tmp:
         train,test = (cls(tmp, train=o, download=True) for o in (True,False))
         part = Path(tmp)/file.name
-        np.savez(part, x_train=train.data, y_train=np.array(train.targets), x_test=test.data, y_test=np.array(test.targets),
-                 classes=np.array(train.classes))
+        np.savez(part, x_train=train.data, y_train=np.array(train.targets), classes=np.array(train.classes),
+                 x_test=test.data, y_test=np.array(test.targets))
         os.replace(part, file)
 
 # %% ../nbs/00_arrays.ipynb #2117ac0c
@@ -146,7 +153,8 @@ def _find(name, path):
     "The file of `name` in the first place that has it, downloaded if none has"
     if path is not None:
         file = Path(path)/f'{name}.npz' if Path(path).is_dir() else Path(path)
-        if not file.is_file(): raise DataNotFound(f'path={str(path)!r} has no {name}.npz, expected a folder that holds it, or that file')
+        if not file.is_file():
+            raise DataNotFound(f'path={str(path)!r} has no {name}.npz, expected a folder that holds it, or that file')
         return file
     cache = os.environ.get('EKD_CACHE') or Path.home()/'.cache'/'ekd_nb'
     places = [Path(o)/f'{name}.npz' for o in (os.environ.get('EKD_DATA'), cache) if o]
@@ -154,7 +162,8 @@ def _find(name, path):
         if file.is_file(): return file
     try: _download(name, file)
     except (OSError, RuntimeError) as e:
-        raise DataNotFound(f'{name} is not in {" or ".join(map(str,places))}, and its download failed ({type(e).__name__}: {e}): '
+        raise DataNotFound(f'{name} is not in {" or ".join(map(str,places))}, '
+                           f'and its download failed ({type(e).__name__}: {e}): '
                            f'connect to a network, or set EKD_DATA to a folder that holds {name}.npz') from e
     return file
 
@@ -166,21 +175,24 @@ FINGERPRINTS = dict(
 
 def load_images(
     name:str='digits',  # 'digits', 'cifar10' or 'cifar100'
-    path:str|Path=None  # folder that holds `<name>.npz`, or that file; None: folder `EKD_DATA`, then the cache, then a download
+    path:str|Path=None  # folder that holds `<name>.npz`, or that file; None: see above
 )->ImageArrays:
     "A known data set in canonical order, checked"
-    if name not in FINGERPRINTS: raise EKDError(f'name={name!r} is no known data set, expected one of {", ".join(FINGERPRINTS)}')
+    if name not in FINGERPRINTS:
+        raise EKDError(f'name={name!r} is no known data set, expected one of {", ".join(FINGERPRINTS)}')
     if name=='digits': file,arrays,views = 'scikit-learn',_digits(),ViewSet(1,False)
     else: file = _find(name, path); arrays,views = _read_npz(file),ViewSet(4,True)
     data = ImageArrays.from_arrays(name, **arrays, views=views)
     if data.fingerprint!=FINGERPRINTS[name]:
-        raise EKDError(f'{file} is not the known {name}: it holds {data}, expected fingerprint {FINGERPRINTS[name][:12]}')
+        raise EKDError(f'{file} is not the known {name}: it holds {data}, '
+                       f'expected fingerprint {FINGERPRINTS[name][:12]}')
     return data
 
 # %% ../nbs/00_arrays.ipynb #e975136d
 def _shuffled_classes(y, *seed):
     "For each class of `y`: its rows, shuffled"
-    return {int(c): np.random.default_rng([*seed,int(c)]).permutation(np.flatnonzero(y==c)) for c in np.unique(y)}
+    rng = lambda c: np.random.default_rng([*seed,int(c)])
+    return {int(c): rng(c).permutation(np.flatnonzero(y==c)) for c in np.unique(y)}
 
 def subset(
     y:np.ndarray,         # labels, int [N]
@@ -190,8 +202,10 @@ def subset(
     classes:list=None     # names, for error messages
 )->np.ndarray: # rows, int64, sorted
     "A stratified subset, inside the larger ones of the same seed"
-    if (n_per_class is None)==(fraction is None): raise EKDError(f'n_per_class={n_per_class} and fraction={fraction}, expected one of the two')
-    if fraction is not None and not 0<fraction<=1: raise EKDError(f'fraction={fraction}, expected a share in (0, 1]')
+    if (n_per_class is None)==(fraction is None):
+        raise EKDError(f'n_per_class={n_per_class} and fraction={fraction}, expected one of the two')
+    if fraction is not None and not 0<fraction<=1:
+        raise EKDError(f'fraction={fraction}, expected a share in (0, 1]')
     asked = f'n_per_class={n_per_class}' if fraction is None else f'fraction={fraction}'
     out = []
     for c,rows in _shuffled_classes(np.asarray(y), seed, 1).items():
@@ -216,6 +230,7 @@ def split_valid(
     k = share.astype(int)
     k[np.argsort(k-share, kind='stable')[:n_valid-k.sum()]] += 1
     for (c,r),n in zip(rows.items(), k):
-        if n==len(r): raise EKDError(f'n_valid={n_valid} leaves no training image of class {c}, which has {len(r)} images')
+        if n==len(r):
+            raise EKDError(f'n_valid={n_valid} leaves no training image of class {c}, which has {len(r)} images')
     cut = list(zip(rows.values(), k))
     return np.sort(np.concatenate([r[n:] for r,n in cut])), np.sort(np.concatenate([r[:n] for r,n in cut]))

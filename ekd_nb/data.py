@@ -22,10 +22,12 @@ from fastai.torch_core import TensorImage, TensorImageBW, TensorCategory, defaul
 from fastai.data.core import TfmdDL, DataLoaders
 from fastai.data.transforms import Category, CategoryMap, Normalize
 from fastai.losses import CrossEntropyLossFlat
-from .arrays import EKDError, DataNotFound, ViewSet, ImageArrays, FINGERPRINTS, load_images, subset, split_valid
+from .arrays import EKDError, DataNotFound, ViewSet, ImageArrays
+from .arrays import FINGERPRINTS, load_images, subset, split_valid
 
 # %% ../nbs/00_data.ipynb #1a9caf79
-_all_ = ['EKDError', 'DataNotFound', 'ViewSet', 'ImageArrays', 'FINGERPRINTS', 'load_images', 'subset', 'split_valid']
+_all_ = ['EKDError', 'DataNotFound', 'ViewSet', 'ImageArrays',
+         'FINGERPRINTS', 'load_images', 'subset', 'split_valid']
 
 # %% ../nbs/00_data.ipynb #26da8687
 def crop_flip(
@@ -105,7 +107,8 @@ class ViewDataset:
         fingerprint:str=None, # of the whole data set
         train:bool=False      # is `store` the canonical training set, so that its batches have a key?
     ):
-        self.store,self.rows,self.views,self.data_fingerprint,self.train = store,torch.as_tensor(rows),views,fingerprint,train
+        store_attr('store,views,train')
+        self.rows,self.data_fingerprint = torch.as_tensor(rows),fingerprint
         self.vocab,self.c = CategoryMap(vocab, sort=False),len(vocab)
         self.image_type = TensorImageBW if store.x.shape[3]==1 else TensorImage
 
@@ -115,10 +118,12 @@ class ViewDataset:
         return (x,) if self.store.y is None else (x, TensorCategory(self.store.y[self.rows[i]]))
 
     @property
-    def items(self): return [tuple(o.numpy() for o in (self.store.x[i].cpu(), self.store.y[i].cpu())) for i in self.rows]
+    def items(self): return [(self.store.x[i].cpu().numpy(), int(self.store.y[i])) for i in self.rows]
     def decode(self, o, full=True): return o[:1] + tuple(Category(self.vocab[int(y)]) for y in o[1:])
-    def new_empty(self): return self._of(self.store.x[:0].clone(), None if self.store.y is None else self.store.y[:0].clone())
-    def _of(self, x, y=None): return ViewDataset(ImageTensors(x,y), torch.arange(len(x)), list(self.vocab), self.views, self.data_fingerprint)
+    def new_empty(self): return self._of(self.store.x[:0].clone(), torch.zeros(0, dtype=torch.long))
+    def _of(self, x, y=None):
+        rows = torch.arange(len(x))
+        return ViewDataset(ImageTensors(x,y), rows, list(self.vocab), self.views, self.data_fingerprint)
 
     def _read(self, o):
         *shape,c = self.store.x.shape[1:]
@@ -126,11 +131,13 @@ class ViewDataset:
         if isinstance(o, Image.Image): o = o.convert('L' if c==1 else 'RGB')
         o = np.asarray(o)
         if o.ndim==2: o = o[...,None]
-        if o.dtype!=np.uint8 or o.shape!=(*shape,c): raise EKDError(f'test_items: an image is {o.dtype} {list(o.shape)}, expected uint8 {[*shape,c]} as in training')
+        if o.dtype!=np.uint8 or o.shape!=(*shape,c):
+            raise EKDError(f'test_items: an image is {o.dtype} {list(o.shape)}, '
+                           f'expected uint8 {[*shape,c]} as in training')
         return o
 
     def test(self,
-        items # images: uint8 array [N,H,W,C], or list of arrays, PIL images, paths; or list of pairs (image, label)
+        items # uint8 array [N,H,W,C], or list of arrays, PIL images, paths or pairs (image, label)
     )->'ViewDataset':
         "New images, without augmentation and key"
         if not len(items): return self._of(self.store.x[:0].clone())
@@ -157,14 +164,16 @@ class ViewLoader(TfmdDL):
         self._n_inp,self._types,self._order = 1,{tuple:[dataset.image_type,TensorCategory]},None
 
     def set_epoch(self, epoch:int): self.epoch = epoch
-    def shuffle_fn(self, idxs): return np.random.default_rng([self.seed,4,self.epoch,1]).permutation(idxs).tolist()
+    def shuffle_fn(self, idxs):
+        return np.random.default_rng([self.seed,4,self.epoch,1]).permutation(idxs).tolist()
 
     def views_of(self,
         rows:LongTensor # rows of the canonical training set, int64 [B]
     )->LongTensor: # int64 [B]
         "The views of these images in this epoch"
         if not self.augment: return torch.full_like(rows, self.dataset.views.identity)
-        if self._order is None: self._order = view_order(len(self.dataset.store.x), self.dataset.views, self.n_views, self.seed)
+        if self._order is None:
+            self._order = view_order(len(self.dataset.store.x), self.dataset.views, self.n_views, self.seed)
         return self._order[rows, self.epoch%self._order.shape[1]].long()
 
     def make_batch(self,
@@ -176,7 +185,8 @@ class ViewLoader(TfmdDL):
         view,at = self.views_of(rows),rows.to(store.x.device)
         x = store.x.index_select(0, at)
         x = crop_flip(x, view.to(x.device), ds.views) if self.augment else x.permute(0,3,1,2)
-        b = self.after_batch((ds.image_type(x),) if store.y is None else (ds.image_type(x), TensorCategory(store.y[at])))
+        y = () if store.y is None else (TensorCategory(store.y[at]),)
+        b = self.after_batch((ds.image_type(x), *y))
         b[0].key = ViewKey(rows,view) if ds.train else None
         return b
 
@@ -190,7 +200,8 @@ class ViewLoader(TfmdDL):
 
     def new(self, dataset=None, cls=None, process=None, **kwargs):
         if dataset is not None and not isinstance(dataset, ViewDataset): dataset = self.dataset.test(dataset)
-        return super().new(dataset, cls, **merge({k:getattr(self,k) for k in ('augment','seed','n_views','epoch')}, kwargs))
+        kept = {k:getattr(self,k) for k in ('augment','seed','n_views','epoch')}
+        return super().new(dataset, cls, **merge(kept, kwargs))
 
     def _pre_show_batch(self, *args, **kwargs):
         import_module('fastai.vision.learner') # registers how fastai shows images
@@ -199,27 +210,31 @@ class ViewLoader(TfmdDL):
 # %% ../nbs/00_data.ipynb #737b2a6e
 def _check_rows(name, rows, n):
     rows = np.asarray(rows)
-    if not (rows.ndim==1 and len(rows) and np.issubdtype(rows.dtype,np.integer) and rows.min()>=0 and rows.max()<n):
-        raise EKDError(f'{name} is {rows.dtype} {list(rows.shape)}, expected at least one row number, each in 0 to {n-1}')
+    if not (rows.ndim==1 and len(rows) and np.issubdtype(rows.dtype,np.integer)):
+        raise EKDError(f'{name} is {rows.dtype} {list(rows.shape)}, expected at least one row number')
+    if rows.min()<0 or rows.max()>=n:
+        raise EKDError(f'{name} holds rows {rows.min()} to {rows.max()}, expected 0 to {n-1}')
     return rows
 
 def _split(data, idx, valid):
     "Training rows and held-out rows (None: the test set is the validation set)"
     n = len(data.x_train)
     rows = np.arange(n) if idx is None else _check_rows('idx', idx, n)
-    if isinstance(valid, str) and valid=='test': return rows,None
-    if isinstance(valid, str): raise EKDError(f"valid={valid!r}, expected 'test', a number of images, or row numbers")
+    if isinstance(valid, str):
+        if valid=='test': return rows,None
+        raise EKDError(f"valid={valid!r}, expected 'test', a number of images, or row numbers")
     if np.ndim(valid)==0: return tuple(rows[o] for o in split_valid(data.y_train[rows], valid))
     held = _check_rows('valid', valid, n)
     if idx is None: rows = np.setdiff1d(rows, held)
-    elif both := len(np.intersect1d(rows,held)): raise EKDError(f'valid shares {both} images with idx, expected none')
+    elif both := len(np.intersect1d(rows,held)):
+        raise EKDError(f'valid shares {both} images with idx, expected none')
     return _check_rows('idx', rows, n),held
 
 # %% ../nbs/00_data.ipynb #1570252b
 def image_dls(
     data:ImageArrays,         # from `load_images` or `ImageArrays.from_arrays`
     idx=None,                 # training rows, int [N]; None: all that `valid` leaves
-    valid='test',             # 'test'; or how many of the training images to hold out (the same for each seed); or their rows
+    valid='test',             # 'test'; a number of training images to hold out (the same for each seed); or their rows
     bs:int=128,               # images in a batch
     seed:int=0,               # order of images and views
     n_views:int=None,         # views to use of each image; None: all
@@ -230,7 +245,8 @@ def image_dls(
 )->DataLoaders: # training; validation, if some images are held out; test, always last
     "fastai `DataLoaders` of a data set in memory"
     idx,held = _split(data, idx, valid)
-    if n_views is not None and not 1<=n_views<=data.views.n: raise EKDError(f'n_views={n_views}, expected 1 to {data.views.n}')
+    if n_views is not None and not 1<=n_views<=data.views.n:
+        raise EKDError(f'n_views={n_views}, expected 1 to {data.views.n}')
     device = torch.device(default_device() if device is None else device)
     train,test = ImageTensors(data.x_train,data.y_train),ImageTensors(data.x_test,data.y_test)
     norm = PixelNormalize(*data.stats, channels_last=channels_last)
