@@ -6,12 +6,13 @@ import pytest
 
 TOOLS = Path(__file__).resolve().parents[1]/'tools'
 sys.path.insert(0, str(TOOLS))
+import cells, readme
 import check_notebooks as check
 import run_notebooks as run
 
 
 def out(text): return {'output_type': 'stream', 'name': 'stdout', 'text': [text]}
-def picture(): return {'output_type': 'display_data', 'metadata': {}, 'data': {'image/png': 'iVBOR', 'text/plain': ['<Figure size 640x480 with 1 Axes>']}}
+def picture(): return {'output_type': 'display_data', 'metadata': {}, 'data': {'image/png': 'iVBORw==', 'text/plain': ['<Figure size 640x480 with 1 Axes>']}}
 def code(src, *outputs): return {'cell_type': 'code', 'id': f'c{abs(hash(src)) % 10**6}', 'metadata': {}, 'execution_count': None,
                                  'source': src.splitlines(True), 'outputs': list(outputs)}
 def notebook(*cells): return {'cells': list(cells), 'nbformat': 4, 'nbformat_minor': 5,
@@ -71,3 +72,22 @@ def test_a_run_names_the_failing_cell_and_skips_what_is_marked(tmp_path):
     assert error[0] == 2 and error[1].startswith('ZeroDivisionError')
     assert fresh['cells'][0]['outputs'][0]['text'] == ['kept'] and fresh['cells'][1]['outputs']
     nbformat.validate(nbformat.from_dict(fresh))
+
+
+def index(*cells): return notebook({'cell_type': 'markdown', 'id': 'a', 'metadata': {}, 'source': ['# t\n', '\n', '> d']}, *cells)
+def md(src): return {'cell_type': 'markdown', 'id': 'm', 'metadata': {}, 'source': src.splitlines(True)}
+
+
+def test_readme_shows_pictures_links_and_callouts():
+    text, pictures = readme.readme(index(
+        md('See [this](tutorials/from_scratch.ipynb) and [that](https://example.org/x).\n\n::: {.callout-note}\nMind.\n:::'),
+        code('#| hide\nsecret = 1'), code('#| echo: false\n#| fig-alt: a curve\nplot()', picture())))
+    assert '[this](nbs/tutorials/from_scratch.ipynb)' in text and '(https://example.org/x)' in text
+    assert '> [!NOTE]\n> Mind.' in text and ':::' not in text
+    assert '![a curve](nbs/images/readme-1.png)' in text and list(pictures) == ['nbs/images/readme-1.png']
+    assert 'plot()' not in text and 'secret' not in text
+
+
+@pytest.mark.parametrize('cell, says', [(code('plot()', picture()), 'fig-alt'), (md('As @fig-x shows'), 'cross-reference')])
+def test_readme_refuses_and_names_the_cell(cell, says):
+    with pytest.raises(cells.PageError, match=f'cell 1: .*{says}'): readme.readme(index(cell))
