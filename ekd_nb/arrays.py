@@ -154,7 +154,8 @@ def _find(name, path):
     if path is not None:
         file = Path(path)/f'{name}.npz' if Path(path).is_dir() else Path(path)
         if not file.is_file():
-            raise DataNotFound(f'path={str(path)!r} has no {name}.npz, expected a folder that holds it, or that file')
+            raise DataNotFound(f'path={str(path)!r} has no {name}.npz, '
+                               f'expected a folder that holds it, or that file')
         return file
     cache = os.environ.get('EKD_CACHE') or Path.home()/'.cache'/'ekd_nb'
     places = [Path(o)/f'{name}.npz' for o in (os.environ.get('EKD_DATA'), cache) if o]
@@ -231,6 +232,7 @@ def split_valid(
     k[np.argsort(k-share, kind='stable')[:n_valid-k.sum()]] += 1
     for (c,r),n in zip(rows.items(), k):
         if n==len(r):
-            raise EKDError(f'n_valid={n_valid} leaves no training image of class {c}, which has {len(r)} images')
+            raise EKDError(f'n_valid={n_valid} leaves no training image of class {c}, '
+                           f'which has {len(r)} images')
     cut = list(zip(rows.values(), k))
     return np.sort(np.concatenate([r[n:] for r,n in cut])), np.sort(np.concatenate([r[:n] for r,n in cut]))

@@ -234,7 +234,7 @@ def _split(data, idx, valid):
 def image_dls(
     data:ImageArrays,         # from `load_images` or `ImageArrays.from_arrays`
     idx=None,                 # training rows, int [N]; None: all that `valid` leaves
-    valid='test',             # 'test'; a number of training images to hold out (the same for each seed); or their rows
+    valid='test',             # 'test'; how many training images to hold out, whatever the seed; or their rows
     bs:int=128,               # images in a batch
     seed:int=0,               # order of images and views
     n_views:int=None,         # views to use of each image; None: all

@@ -178,7 +178,7 @@ def test_valid_and_rows():
     (dict(valid=np.arange(10), idx=np.arange(5,20)), 'valid shares 5 images with idx'),
     (dict(valid=np.arange(40)), 'expected at least one row'),
     (dict(idx=[]), 'expected at least one row'),
-    (dict(idx=[40]), 'each in 0 to 39'),
+    (dict(idx=[40]), 'idx holds rows 40 to 40, expected 0 to 39'),
     (dict(idx=np.ones(40,bool)), 'idx is bool'),
     (dict(valid=40), 'n_valid=40, expected 1 to 39'),
     (dict(n_views=0), 'n_views=0, expected 1 to 162'),
