@@ -229,6 +229,7 @@ def evaluate_student(
         branch_nll = [nll(o, y) for o in b] if b is not None else [],
         ece = ece(z, y, n_bins),
         disagreement = mean_off_diagonal(disagreement(b)) if several else None,
+        disagreement_matrix = disagreement(b).tolist() if several else None,
         error_correlation = mean_off_diagonal(error_correlation(b, y)) if several else None,
         diversity = diversity(b) if several else None,
         reliability = reliability_bins(z, y, n_bins),
