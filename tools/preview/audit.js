@@ -1,0 +1,26 @@
+// Runs inside a page; returns what a reader would stumble over.
+() => {
+  const bad = [], main = document.querySelector('main')
+  const short = s => s.trim().replace(/\s+/g, ' ').slice(0, 60)
+  for (const i of document.images) {
+    if (!i.complete || !i.naturalWidth) bad.push(`picture ${i.getAttribute('src')} did not load`)
+    if (!(i.getAttribute('alt') || '').trim()) bad.push(`picture ${i.getAttribute('src')} has no alternative text`)
+  }
+  for (const m of document.querySelectorAll('math')) {
+    const b = m.getBoundingClientRect()
+    if (!b.width || !b.height || m.querySelector('merror')) bad.push(`equation is not drawn: ${short(m.textContent)}`)
+  }
+  document.querySelectorAll('span.math').forEach(m => bad.push(`equation is left as TeX: ${short(m.textContent)}`))
+  const raw = /:::|\\\(|\\\[|\$\$|\[?@(fig|tbl|eq|sec)-|#\||\?@|\]\(\S*\)|\{\.\w/
+  const walk = document.createTreeWalker(main, NodeFilter.SHOW_TEXT)
+  for (let n; n = walk.nextNode();) {
+    const p = n.parentElement
+    if (p.closest('code, pre, math, script, style, .cell-output')) continue
+    const m = n.textContent.match(raw)
+    if (m) bad.push(`raw markup ${m[0]} in “${short(n.textContent)}”`)
+  }
+  document.querySelectorAll('.output').forEach(p => { if (/^\s*(:::|#\|)/m.test(p.textContent)) bad.push(`raw markup in an output: ${short(p.textContent)}`) })
+  const ids = [...document.querySelectorAll('[id]')].map(e => e.id)
+  ids.filter((x, k) => ids.indexOf(x) != k).forEach(x => bad.push(`anchor #${x} is there twice`))
+  return {bad, ids, links: [...document.querySelectorAll('a[href]')].map(a => a.href), title: document.title}
+}
