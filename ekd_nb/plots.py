@@ -18,9 +18,10 @@ from .data import EKDError
 from .evaluate import bins_ece, pool_bins
 
 # %% ../nbs/10_plots.ipynb #5abb6b7a
-METHOD_LABELS = {'plain': 'plain', 'branched': 'branched, labels only', 'kd': 'KD, average of teachers', 'kd_wide': 'KD, wide student',
-                 'ekd': 'EKD', 'teachers': 'teachers'}
-METHOD_COLORS = {'plain': '#6E6E6E', 'branched': '#038546', 'kd': '#1460F5', 'kd_wide': '#1D9BE3', 'ekd': '#D55E00', 'teachers': '#BD7CB0'}
+METHOD_LABELS = {'plain': 'plain', 'branched': 'branched, labels only', 'kd': 'KD, average of teachers',
+                 'kd_wide': 'KD, wide student', 'ekd': 'EKD', 'teachers': 'teachers'}
+METHOD_COLORS = {'plain': '#6E6E6E', 'branched': '#038546', 'kd': '#1460F5',
+                 'kd_wide': '#1D9BE3', 'ekd': '#D55E00', 'teachers': '#BD7CB0'}
 METHOD_MARKERS = {'plain': 'o', 'branched': 's', 'kd': '^', 'kd_wide': 'v', 'ekd': 'D', 'teachers': '*'}
 TEACHER_COLORS = ['#C2649F', '#AD8600', '#2E93D6', '#8F6BB3', '#A07850', '#4F8A8B']
 INK = '#808080'
@@ -39,8 +40,8 @@ def teacher_color(
     return TEACHER_COLORS[i%len(TEACHER_COLORS)]
 
 # %% ../nbs/10_plots.ipynb #86c6bc86
-STYLE = {'figure.facecolor': 'none', 'axes.facecolor': 'none', 'savefig.facecolor': 'none', 'legend.frameon': False, 'figure.dpi': 110,
-         'font.size': 11, 'axes.titlesize': 12, 'axes.spines.top': False, 'axes.spines.right': False, 'axes.axisbelow': True,
+STYLE = {'figure.facecolor': 'none', 'axes.facecolor': 'none', 'savefig.facecolor': 'none', 'figure.dpi': 110, 'font.size': 11,
+         'legend.frameon': False, 'axes.spines.top': False, 'axes.spines.right': False, 'axes.axisbelow': True,
          **{k: INK for k in ('text.color', 'axes.labelcolor', 'axes.titlecolor', 'axes.edgecolor', 'xtick.color', 'ytick.color')}}
 
 def styled(f):
@@ -58,8 +59,8 @@ def stamp(
     text:str # for example 'illustration, not a result'
 ): # the same Axes
     "Write `text` over a picture"
-    ax.annotate(text, (.5,1), (0,8), xycoords='axes fraction', textcoords='offset points', ha='center', color='white', fontsize=10,
-                bbox=dict(boxstyle='round', fc=INK, ec='none'))
+    ax.annotate(text, (.5,1), (0,8), xycoords='axes fraction', textcoords='offset points', ha='center',
+                color='white', fontsize=10, bbox=dict(boxstyle='round', fc=INK, ec='none'))
     return ax
 
 def _not_measured(ax):
@@ -78,7 +79,8 @@ def by_method(
     for k in same:
         values = sorted({str(r.get(k)) for r in records})
         if len(values)>1: raise EKDError(f"records hold {k} {', '.join(values)}: expected records of one {k}.")
-    names = sorted({r['method'] for r in records}, key=lambda m: (_ORDER.index(m) if m in _ORDER else len(_ORDER), m))
+    rank = lambda m: (_ORDER.index(m) if m in _ORDER else len(_ORDER), m)
+    names = sorted({r['method'] for r in records}, key=rank)
     return {m: [r for r in records if r['method']==m] for m in names}
 
 def mean_std(
@@ -167,7 +169,8 @@ def training_curves(
         n = min(map(len, curves))
         x, stats, f = range(1, n+1), [mean_std(c[e] for c in curves) for e in range(n)], _percent(key)
         ax.plot(x, [f*a for a,_ in stats], label=_label(m), markevery=max(1,n//8), ms=5, **_look(m))
-        ax.fill_between(x, [f*(a-s) for a,s in stats], [f*(a+s) for a,s in stats], color=method_color(m), alpha=.2, lw=0)
+        lo, hi = [f*(a-s) for a,s in stats], [f*(a+s) for a,s in stats]
+        ax.fill_between(x, lo, hi, color=method_color(m), alpha=.2, lw=0)
     ax.set(xlabel='epoch', ylabel=_UNITS.get(key, key)); ax.legend(fontsize=10)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return ax
@@ -175,15 +178,16 @@ def training_curves(
 # %% ../nbs/10_plots.ipynb #e7732744
 @styled
 def loss_parts(
-    record:dict,                                                       # one record
+    record:dict, # one record
     parts:tuple=('ce_ens', 'ce_branch', 'kd_ens', 'kd_branch', 'hint'), # curves to show, those there are
-    ax=None                                                            # matplotlib Axes
+    ax=None # matplotlib Axes
 ): # Axes
     "The terms of the loss over epochs"
     ax, curves = _axes(ax), record.get('curves') or {}
     for i,p in enumerate(p for p in parts if curves.get(p)):
-        ax.plot(range(1, len(curves[p])+1), curves[p], color=[*METHOD_COLORS.values()][i], label=p, ls=['-','--','-.',':'][i%4])
+        ax.plot(range(1, len(curves[p])+1), curves[p], color=_OTHERS[i%len(_OTHERS)], label=p, ls=('-','--','-.',':')[i%4])
     if not ax.lines: return _not_measured(ax)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel='epoch', ylabel='term of the loss, unweighted', yscale='log'); ax.legend(fontsize=10)
     return ax
 
@@ -207,11 +211,11 @@ def branch_bars(
         n = min(len(r['branch_accuracy']) for r in rs)
         bars = [(teacher_color(i), mean_std(100*r['branch_accuracy'][i] for r in rs), f'{i+1}') for i in range(n)]
         bars.append((method_color(m), mean_std(100*r['test_accuracy'] for r in rs), 'all'))
+        gain = bars[-1][1][0] - mean_std(mean_std(100*b for b in r['branch_accuracy'])[0] for r in rs)[0]
         for i,(c,(a,s),name) in enumerate(bars):
             ax.bar(x+i, a, .85, yerr=s if len(rs)>1 else None, color=c, ecolor=INK, capsize=3)
-            gain = mean_std(100*(r['test_accuracy']-sum(r['branch_accuracy'])/len(r['branch_accuracy'])) for r in rs)[0]
             text = f'{gain:+.1f}\n{a:.1f}' if name=='all' else f'{a:.1f}'
-            ax.annotate(text, (x+i, a+s), xytext=(0,3), textcoords='offset points', ha='center', color=c, fontsize=10)
+            ax.annotate(text, (x+i, a+s), (0,3), textcoords='offset points', ha='center', color=c, fontsize=10)
             lows.append(a-s); highs.append(a+s)
         ticks += [(x+i, f'{b[2]}\n{_label(m)}' if i==n//2 else b[2]) for i,b in enumerate(bars)]
         x += n+2
@@ -240,7 +244,8 @@ def method_bars(
         ax.errorbar([a], [y], xerr=[s] if len(values)>1 else None, ms=9, capsize=4, lw=2, **_look(m))
         text = f'{a:.1f} ± {s:.1f}' if len(values)>1 else f'{a:.1f}, one seed'
         ax.annotate(text, (1,y), xycoords=('axes fraction','data'), va='center', color=c)
-    ax.set(yticks=range(len(groups)), yticklabels=[_label(m) for m in groups], xlabel=_UNITS.get(metric, metric), ylim=(len(groups)-.4, -.6))
+    ax.set_yticks(range(len(groups)), [_label(m) for m in groups])
+    ax.set(xlabel=_UNITS.get(metric, metric), ylim=(len(groups)-.4, -.6))
     ax.margins(x=.08); ax.grid(axis='x', alpha=.3)
     return ax
 
@@ -256,14 +261,16 @@ def disagreement_matrix(
     ax = _axes(ax, (4,3.4))
     if not ms: return _not_measured(ax)
     n = len(ms[0])
-    if any(len(m)!=n for m in ms): raise EKDError(f"records hold students of {sorted({len(m) for m in ms})} branches: expected one number.")
+    if len(sizes := {len(m) for m in ms})>1:
+        raise EKDError(f"records hold students of {sorted(sizes)} branches: expected one number.")
     mean = [[100*sum(m[i][j] for m in ms)/len(ms) if i!=j else math.nan for j in range(n)] for i in range(n)]
     im = ax.imshow(mean, cmap='cividis', vmin=0)
     for i in range(n):
         for j in range(n):
-            if i!=j: ax.text(j, i, f'{mean[i][j]:.1f}', ha='center', va='center', color='black' if im.norm(mean[i][j])>.55 else 'white')
+            ink = 'black' if im.norm(mean[i][j])>.55 else 'white'
+            if i!=j: ax.text(j, i, f'{mean[i][j]:.1f}', ha='center', va='center', color=ink)
     names = names or [f'branch {i+1}' for i in range(n)]
-    ax.set(xticks=range(n), yticks=range(n), xticklabels=names, yticklabels=names, xlabel='disagreement, % of images')
+    ax.set_xticks(range(n), names); ax.set_yticks(range(n), names); ax.set_xlabel('disagreement, % of images')
     ax.spines[:].set_visible(False); ax.tick_params(length=0)
     return ax
 
@@ -282,7 +289,8 @@ def reliability(
         xs, ys, ns = zip(*[(100*c,100*a,n) for c,a,n in zip(b['confidence'], b['accuracy'], b['n']) if n])
         ax.plot(xs, ys, color=method_color(m), lw=1.4, label=f'{_label(m)}, ECE {100*bins_ece(b):.1f} %')
         ax.scatter(xs, ys, s=[8+160*n/sum(ns) for n in ns], color=method_color(m), marker=_look(m)['marker'])
-    ax.set(xlabel='confidence, %', ylabel=_UNITS['test_accuracy'], xlim=(0,102), ylim=(0,102)); ax.legend(fontsize=9)
+    ax.set(xlabel='confidence, %', ylabel=_UNITS['test_accuracy'], xlim=(0,102), ylim=(0,102))
+    ax.legend(fontsize=9)
     return ax
 
 # %% ../nbs/10_plots.ipynb #62055bed
@@ -294,14 +302,16 @@ def accuracy_vs_cost(
 ): # Axes
     "Accuracy against cost, mean ± standard deviation over seeds"
     ax = _axes(ax, (7.5,4))
-    groups = by_method([r for r in records if r.get(cost) and r.get('test_accuracy') is not None], ('data','preset','fraction'))
+    records = [r for r in records if r.get(cost) and r.get('test_accuracy') is not None]
+    groups = by_method(records, ('data','preset','fraction'))
     if not groups: return _not_measured(ax)
     for m,rs in groups.items():
         (a,s), (x,_) = mean_std(100*r['test_accuracy'] for r in rs), mean_std(r[cost] for r in rs)
         ax.errorbar([x], [a], yerr=[s] if len(rs)>1 else None, ms=9, capsize=4, ls='', label=_label(m), **_look(m))
     ax.set(xscale='log', xlabel=_UNITS.get(cost, cost), ylabel=_UNITS['test_accuracy'])
     ax.margins(x=.2, y=.15); ax.grid(alpha=.3); ax.legend(fontsize=10, loc='upper left', bbox_to_anchor=(1,1))
-    ax.xaxis.set_major_locator(LogLocator(subs=(1,2,5))); ax.xaxis.set_major_formatter(EngFormatter(sep=' ')); ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.xaxis.set_major_locator(LogLocator(subs=(1,2,5))); ax.xaxis.set_major_formatter(EngFormatter(sep=' '))
+    ax.xaxis.set_minor_formatter(NullFormatter())
     return ax
 
 # %% ../nbs/10_plots.ipynb #5c463de6
@@ -311,9 +321,10 @@ def limited_data(
     ax=None       # matplotlib Axes
 ): # Axes
     "Accuracy against the share of the training images, mean ± standard deviation over seeds"
-    ax, groups = _axes(ax), by_method([r for r in records if r.get('fraction') and r.get('test_accuracy') is not None])
+    records = [r for r in records if r.get('fraction') and r.get('test_accuracy') is not None]
+    ax, groups = _axes(ax), by_method(records)
     if not groups: return _not_measured(ax)
-    fractions = sorted({r['fraction'] for r in records if r.get('fraction')})
+    fractions = sorted({r['fraction'] for r in records})
     for m,rs in groups.items():
         at = {f: [100*r['test_accuracy'] for r in rs if r['fraction']==f] for f in fractions}
         x, stats = zip(*[(100*f, mean_std(v)) for f,v in at.items() if v])
