@@ -188,7 +188,7 @@ def loss_parts(
         ax.plot(range(1, len(curves[p])+1), curves[p], color=_OTHERS[i%len(_OTHERS)], label=p, ls=('-','--','-.',':')[i%4])
     if not ax.lines: return _not_measured(ax)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set(xlabel='epoch', ylabel='term of the loss, unweighted', yscale='log'); ax.legend(fontsize=10)
+    ax.set(xlabel='epoch', ylabel='term of the loss', yscale='log'); ax.legend(fontsize=10)
     return ax
 
 # %% ../nbs/10_plots.ipynb #99f2bf2b
