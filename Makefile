@@ -7,7 +7,7 @@ PY    := $(BIN)/python
 PYTHON ?= python3
 ARGS  ?=
 
-.PHONY: help reproduce test check notebooks readme docs clean
+.PHONY: help reproduce test check notebooks readme preview docs clean
 
 help:            ## list these words
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -29,6 +29,8 @@ reproduce: $(VENV)/.installed        ## install, then run every method on the em
 
 test: check                          ## everything that must hold: notebooks, README, pytest
 	OMP_NUM_THREADS=1 $(PY) tools/run_notebooks.py
+	OMP_NUM_THREADS=1 $(PY) tools/preview/build.py
+	$(PY) tools/preview/check.py
 	$(PY) -m pytest -q
 
 check: $(VENV)/.installed-dev        ## the quick part of test: notebooks clean, library and README in sync
@@ -40,6 +42,11 @@ notebooks: $(VENV)/.installed-dev    ## run notebooks and store their outputs (A
 
 readme: $(VENV)/.installed-dev       ## write README.md from nbs/index.ipynb
 	$(PY) tools/readme.py
+
+preview: $(VENV)/.installed-dev      ## build the site without Quarto into _preview/ and look at every page in Chromium
+	OMP_NUM_THREADS=1 $(PY) tools/preview/build.py
+	$(PY) tools/preview/check.py
+	@echo "open _preview/index.html, or: $(PY) -m http.server -d _preview"
 
 docs: $(VENV)/.installed-dev         ## build the site with Quarto into _docs/
 	@command -v quarto >/dev/null || { echo "make docs needs Quarto 1.7 or newer: see https://quarto.org/docs/get-started/ (or run $(BIN)/nbdev-install-quarto). 'make preview' does without."; exit 1; }
