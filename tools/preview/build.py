@@ -65,7 +65,7 @@ class Site:
         "Write one page; problems found on the way are returned"
         bad = [f'{page.name}{"" if i is None else f", cell {i}"}: {text}' for i, text in page.executed]
         fail = lambda cell, text: bad.append(str(PageError(page.name, cell, text)))
-        doc = json.loads(pandoc(['-f', READS, '-t', 'json'], page.markdown(self.out, fail))[0])
+        doc = json.loads(pandoc(['-f', READS, '-t', 'json', '--columns=1000'], page.markdown(self.out, fail))[0])
         doc = Refs(self.keys, fail, lambda target, cell: self.link(page, target))(doc)
         plain = dict(pagetitle=page.title, subtitle=page.front.get('description', ''))
         args = ['-f', 'json', '-t', 'html5', '--standalone', '--mathml', '--toc', '--toc-depth=3', '--citeproc', f'--template={HERE/"page.html"}',
