@@ -56,8 +56,9 @@ def view_order(
     k = views.n if n_views is None else n_views
     if not 1<=k<=views.n: raise EKDError(f'n_views={n_views}, expected 1 to {views.n}')
     order = np.tile(np.arange(views.n, dtype=np.uint8 if views.n<=256 else np.int16), (n_images,1))
+    if k<views.n: order = np.random.default_rng(5).permuted(order, axis=1)[:,:k].copy()
     np.random.default_rng([seed,3]).permuted(order, axis=1, out=order)
-    return torch.from_numpy(order if k==views.n else order[:,:k].copy())
+    return torch.from_numpy(order)
 
 # %% ../nbs/00_data.ipynb #f45be21b
 class PixelNormalize(Normalize):

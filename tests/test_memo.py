@@ -1,0 +1,112 @@
+"What a memo does when disk or memory run out, and that nothing half-written is ever believed"
+import subprocess, sys, textwrap, warnings
+import pytest, torch
+from torch import nn
+from ekd_nb.data import EKDError, ViewKey, ViewSet
+from ekd_nb.memo import TeacherMemo, free_memory, load_memo, save_memo
+from ekd_nb.teachers import TeacherEnsemble
+
+VIEWS = ViewSet(1, False)
+
+
+def net(n_in=64, n_out=10): return nn.Sequential(nn.Flatten(), nn.Linear(n_in, n_out))
+
+
+@pytest.fixture
+def teachers():
+    torch.manual_seed(0)
+    return TeacherEnsemble([net(), net()], grid=0)
+
+
+def memo_of(teachers, **kw): return TeacherMemo(teachers, torch.arange(50), VIEWS, **kw)
+
+
+def ask(memo, idx, view=0):
+    idx = torch.as_tensor(idx)
+    torch.manual_seed(1)
+    return memo(ViewKey(idx, torch.full_like(idx, view)), torch.randn(50, 1, 8, 8)[idx])
+
+
+@pytest.mark.parametrize('error', [RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError('no')])
+def test_allocation_fails(teachers, monkeypatch, error):
+    memo, zeros = memo_of(teachers, dtype=torch.float32), torch.zeros
+
+    def broke(*a, **k):
+        if k.get('dtype') is torch.float32: raise error
+        return zeros(*a, **k)
+    monkeypatch.setattr('ekd_nb.memo.torch.zeros', broke)
+    with pytest.warns(UserWarning, match='could not be taken.*teachers run live'): first = ask(memo, range(10))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert torch.equal(ask(memo, range(10)).logits, first.logits)
+    assert memo.table is None and memo.hits == 0
+
+
+def test_machine_has_too_little(teachers, monkeypatch):
+    monkeypatch.setattr('ekd_nb.memo.free_memory', lambda device: 1000)
+    memo = memo_of(teachers)
+    with pytest.warns(UserWarning, match='MiB are free; teachers run live'): ask(memo, range(3))
+    assert memo.live
+
+
+def test_announced_before_taken(teachers, capsys, monkeypatch):
+    said = []
+    monkeypatch.setattr('builtins.print', lambda *a: said.append((memo.table is None, *a)))
+    memo = memo_of(teachers)
+    ask(memo, range(3)); ask(memo, range(6))
+    assert said == [(True, 'memo of teacher outputs: 0.0 MiB for 50 images × 9 views × 20 numbers')]
+
+
+def test_free_memory_of_a_container(monkeypatch):
+    monkeypatch.setattr('ekd_nb.memo._read_int', lambda p: 5000 if p.endswith('max') else 4000)
+    assert free_memory() == 1000
+
+
+def test_full_disk(tmp_path, teachers):
+    "A file may not grow beyond 4 kB in the child process, which is what a full disk looks like"
+    code = f'''
+        import resource, sys, torch
+        sys.path.insert(0, {str(__file__.rsplit('/', 1)[0])!r})
+        from test_memo import *
+        torch.manual_seed(0)
+        memo = memo_of(TeacherEnsemble([net(), net()], grid=0))
+        before = ask(memo, range(50)).logits
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        try: save_memo(memo, {str(tmp_path/'m.safetensors')!r})
+        except EKDError as e: print(e)
+        assert torch.equal(ask(memo, range(50)).logits, before)
+        print('usable')
+    '''
+    r = subprocess.run([sys.executable, '-c', textwrap.dedent(code)], capture_output=True, text=True)
+    assert 'could not be written' in r.stdout and 'usable' in r.stdout, r.stdout+r.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_full_disk_keeps_the_older_file(tmp_path, teachers, monkeypatch):
+    memo = memo_of(teachers)
+    ask(memo, range(10))
+    path = save_memo(memo, tmp_path/'m.safetensors')
+    ask(memo, range(20))
+    monkeypatch.setattr('ekd_nb.memo.save_file', lambda *a, **k: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
+    with pytest.raises(EKDError, match='No space left'): save_memo(memo, path)
+    assert load_memo(memo_of(teachers), path).used.sum() == 10
+    assert [p.name for p in tmp_path.iterdir()] == ['m.safetensors']
+
+
+def test_file_larger_than_the_budget(tmp_path, teachers):
+    memo = memo_of(teachers)
+    ask(memo, range(10))
+    path = save_memo(memo, tmp_path/'m.safetensors')
+    with pytest.raises(EKDError, match='may be taken; without it teachers run live'): load_memo(memo_of(teachers, budget=100), path)
+
+
+def test_every_cut_is_refused(tmp_path, teachers):
+    memo = memo_of(teachers)
+    ask(memo, range(50))
+    path = save_memo(memo, tmp_path/'m.safetensors')
+    whole = path.read_bytes()
+    for n in [0, 1, 7, 8, 100, *range(200, len(whole), 997), len(whole)-1]:
+        path.write_bytes(whole[:n])
+        fresh = memo_of(teachers)
+        with pytest.raises(EKDError): load_memo(fresh, path)
+        assert fresh.table is None and not fresh.used.any()
