@@ -162,7 +162,21 @@ def run_together(
 )->nn.Module: # trunk's feature map [B,F,h,w] -> logits [N,B,C], N feature maps
     "One module that computes all branches at once, with the branches' own weights"
     if not _same(*branches): raise EKDError('stacked: these branches differ in shape, use stacked=False')
-    return _Stack(branches)
+    stack = _Stack(branches)
+    if not _agrees(stack, branches): raise EKDError('stacked: these branches mix channels outside of their layers (as DenseNet does), use stacked=False')
+    return stack
+
+@torch.no_grad()
+def _agrees(stack, branches):
+    first = next(m for b in branches for m in b.body.modules() if isinstance(m, (nn.Conv2d, nn.BatchNorm2d)))
+    h = torch.linspace(0, 1e4, 2*256*(c := getattr(first, 'in_channels', None) or first.num_features)).sin().view(2, c, 16, 16).to(first.weight)
+    layers = [m for b in branches for m in b.modules()]
+    modes = [m.training for m in layers]
+    for m in layers: m.training = False
+    try: return torch.allclose(stack(h)[0], torch.stack([b(h)[0] for b in branches]), rtol=1e-3, atol=1e-3)
+    except RuntimeError: return False
+    finally:
+        for m,mode in zip(layers, modes): m.training = mode
 
 class _Stack(nn.Module):
     def __init__(self, branches):
