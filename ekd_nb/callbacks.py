@@ -47,7 +47,7 @@ class DistillCallback(Callback):
     ):
         self.teachers,self.memo,self.n_views,self.budget,self.dtype = teachers,memo,n_views,budget,dtype
 
-    def __getstate__(self): return {k: None if k in ('teachers', 'memo', '_x') else v for k,v in self.__dict__.items()}
+    def __getstate__(self): return {k: None if k in ('teachers', 'memo', '_key') else v for k,v in self.__dict__.items()}
 
     def before_fit(self):
         if self.learn.lock.locked(): return
@@ -79,14 +79,18 @@ class DistillCallback(Callback):
         memo.teachers = self.teachers
         return memo if memo.reserve(out) else False
 
-    def before_batch(self): self._x = self.learn.xb[0] if self.learn.training else None
+    def before_batch(self):
+        x = self.learn.xb[0]
+        self._key,self._was = getattr(x, 'key', None),_same(x)
 
     def after_pred(self):
-        x,key = self.learn.xb[0],getattr(self._x, 'key', None)
-        use_memo = self.memo and key is not None and x is self._x
-        self.learn.pred = self.learn.pred._replace(teacher=self.memo(key, x) if use_memo else self.teachers(x))
+        x = self.learn.xb[0]
+        use_memo = self.memo and self._key is not None and _same(x)==self._was
+        self.learn.pred = self.learn.pred._replace(teacher=self.memo(self._key, x) if use_memo else self.teachers(x))
 
-    def after_batch(self): self._x = None
+def _same(x):
+    "What changes when images are replaced or written to, but not when fastai takes off their subclass"
+    return x.data_ptr(),x._version,x.shape
 
 # %% ../nbs/06_callbacks.ipynb #3636a113
 class LossParts(Callback):
