@@ -3,7 +3,7 @@
     python tools/run_notebooks.py [--save] [--jobs 2] [nbs/05_losses.ipynb ...]
 
 Compared: printed text, displayed values and tables. Whole numbers must be equal, others agree within 5 % or 0.02, since
-another processor rounds differently. Not compared: durations, rates, dates, paths, addresses, versions, digests, stderr, and
+another processor rounds differently. Not compared: durations, rates, file sizes, dates, paths, addresses, versions, digests, stderr, and
 every output of a cell marked `#| timing`. Of pictures only the presence is. Cells marked `#| eval: false`, `#| slow` or
 `#| real` are not run and keep what they store. `--save` stores the fresh outputs instead. Real data is hidden from the
 notebooks (EKD_DATA is unset), so that they show the same everywhere.
@@ -20,7 +20,7 @@ NUMBER = re.compile(r'(?<![\w.])[-+]?\d[\d,]*(?:\.\d*)?(?:e[-+]?\d+)?|(?<=[a-z_=
 CHANGING = [re.compile(p) for p in (
     r'\x1b\[[\d;]*[A-Za-z]', r'(?s)<style.*?</style>', r'(?s)<progress.*?</progress>', r'[^\n]*\r', r'\bT_[0-9a-f]{5}\w*',  # styles, progress bars
     r'\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:\d\d)?)?', r'\b\d{1,2}:\d\d(?::\d\d)?\b',  # dates, clocks
-    r'\b\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?\s*(?:(?:[kMG]?\w{1,8}/s)|(?:ns|[µu]s|ms|sec|seconds?|s|min|minutes?)(?![\w]))',  # rates, durations
+    r'\b\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?\s*(?:(?:[kMG]?\w{1,8}/s)|(?:[kKMG]i?B|ns|[µu]s|ms|sec|seconds?|s|min|minutes?)(?![\w]))',  # rates, sizes, durations
     r'\b0x[0-9a-fA-F]+', r'\b(?=\d*[a-f])(?=[a-f]*\d)[0-9a-f]{12,64}\b',  # addresses, digests
     r'\b\d+\.\d+\.\d+[\w.+-]*', r'(?<![\w.<])(?:/[\w.+~-]+){2,}/?')]  # versions, paths
 
