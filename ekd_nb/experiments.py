@@ -59,7 +59,7 @@ class Protocol:
     n_curve:int=1000      # of those, how many draw the learning curves
 
 _DIGITS = Protocol('digits', 'quick', ('resnet14', 'wrn_16_1', 'resnet8-w32'), per_class=10, epochs=60, teacher_epochs=60, bs=32, lr=.05, n_valid=200, n_curve=200)
-_CIFAR = Protocol('cifar10', 'small', ('resnet14', 'wrn_16_1', 'resnet8-w28'), per_class=200, epochs=30, teacher_epochs=30, n_curve=500)
+_CIFAR = Protocol('cifar10', 'small', ('resnet14', 'wrn_16_1', 'resnet8-w28'), per_class=200, epochs=24, teacher_epochs=20, n_curve=500)
 _BIG = replace(_CIFAR, preset='standard', teachers=('resnet56', 'wrn_40_2', 'densenet_100_12'), student='resnet20', per_class=None, epochs=60, teacher_epochs=60, bs=128, n_valid=0)
 
 PROTOCOLS = {(p.data, p.preset): p for p in (
