@@ -6,7 +6,7 @@ Docs: https://ekd-nb.github.io/ekd_nb/plots.html.md"""
 
 # %% auto #0
 __all__ = ['METHOD_LABELS', 'METHOD_COLORS', 'METHOD_MARKERS', 'TEACHER_COLORS', 'INK', 'STYLE', 'method_color', 'teacher_color',
-           'styled', 'stamp', 'by_method', 'mean_std', 'architecture', 'training_curves', 'loss_parts', 'branch_bars',
+           'styled', 'stamp', 'by_method', 'architecture', 'training_curves', 'loss_parts', 'branch_bars',
            'method_bars', 'disagreement_matrix', 'reliability', 'accuracy_vs_cost', 'limited_data']
 
 # %% ../nbs/10_plots.ipynb #c5d7c6c1
@@ -16,6 +16,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatt
 from matplotlib.patches import FancyBboxPatch, FancyArrowPatch, Circle
 from .data import EKDError
 from .evaluate import bins_ece, pool_bins
+from .records import mean_std
 
 # %% ../nbs/10_plots.ipynb #5abb6b7a
 METHOD_LABELS = {'plain': 'plain', 'branched': 'branched, labels only', 'kd': 'KD, average of teachers',
@@ -82,14 +83,6 @@ def by_method(
     rank = lambda m: (_ORDER.index(m) if m in _ORDER else len(_ORDER), m)
     names = sorted({r['method'] for r in records}, key=rank)
     return {m: [r for r in records if r['method']==m] for m in names}
-
-def mean_std(
-    values # numbers
-) -> tuple: # mean, sample standard deviation (0 for a single number)
-    "Mean and spread over seeds"
-    values = list(values)
-    m = sum(values)/len(values)
-    return m, math.sqrt(sum((v-m)**2 for v in values)/(len(values)-1)) if len(values)>1 else 0.
 
 def _label(m): return METHOD_LABELS.get(m, m)
 def _look(m): return dict(color=method_color(m), marker=METHOD_MARKERS.get(m, 'P'))
