@@ -47,6 +47,11 @@ def test_only_certain_displays_are_demanded():
     assert not any(map(check.must_show, ('x = 1', 'test_eq(1, 1)', 'x;', 'assert x', 'def f(): print(1)')))
 
 
+def test_an_exported_main_must_not_run_when_the_site_is_built():
+    main = "if __name__ == '__main__': main()"
+    assert [i for i, _ in check.check_source(notebook(code(f'#| export\n{main}'), code(f'#| export\n#| eval: false\n{main}')))] == [0]
+
+
 def differ(a, b): return run.difference(code('x', *a), code('x', *b))
 
 

@@ -63,11 +63,19 @@ def check_executed(nb):
     if shown and not any(c.get('outputs') for c in shown): yield None, 'stores no output at all: it was not executed'
 
 
+def check_source(nb):
+    "Building the site executes exported cells, in a place where `__name__` is `__main__`"
+    for i, c in enumerate(nb['cells']):
+        s = source(c)
+        if c['cell_type'] == 'code' and re.search(r'^if __name__', s, re.M) and re.search(r'^#\|\s*export', s, re.M) and 'eval: false' not in s:
+            yield i, "exports `if __name__ == '__main__'` without `#| eval: false`: building the site would run it"
+
+
 def check_notebook(path):
     "Complaints about one notebook, each `(cell number or None, text)`"
     try: nb = json.loads(Path(path).read_text(encoding='utf-8'))
     except ValueError as e: return [(None, f'is not JSON: {e}')]
-    return [*check_clean(nb), *check_executed(nb)]
+    return [*check_clean(nb), *check_executed(nb), *check_source(nb)]
 
 
 def check_export(root=ROOT):

@@ -9,7 +9,7 @@ PROC = ROOT/'_proc'
 MAX_FIGURE = 200_000
 sys.path.insert(0, str(HERE.parent))
 from cells import EXT, PageError, code_markdown, joined
-from check_notebooks import check_executed
+from check_notebooks import check_executed, check_source, name_of, notebooks
 
 
 def process():
@@ -18,6 +18,8 @@ def process():
     from nbdev.doclinks import _build_modidx
     from nbdev.quarto import refresh_quarto_yml
     from nbdev.serve import proc_nbs
+    for p in notebooks():
+        for i, text in check_source(json.loads(p.read_text(encoding='utf-8'))): sys.exit(str(PageError(name_of(p), i, text)))
     os.chdir(ROOT)
     refresh_quarto_yml()
     lib = max((p.stat().st_mtime for p in (ROOT/'ekd_nb').glob('*.py')), default=0)
