@@ -131,7 +131,8 @@ class BranchAccuracy(Metric):
     def __init__(self, i): self.i = i
     def reset(self): self.right,self.n = 0.,0
     def accumulate(self, learn):
-        self.right += (learn.branch_logits.z[self.i].argmax(-1)==learn.yb[0]).float().sum()
+        if (z := learn.branch_logits.z) is None: return   # a batch outside of validation, as TensorBoardCallback runs one
+        self.right += (z[self.i].argmax(-1)==learn.yb[0]).float().sum()
         self.n += len(learn.yb[0])
     @property
     def value(self): return self.right/self.n if self.n else None

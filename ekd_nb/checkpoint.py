@@ -119,6 +119,7 @@ class Checkpoint(Callback):
         if self.learn.epoch<self.done:
             if not self.muted: self.muted = [cb for cb in self.learn.cbs if cb is not self and cb.run]
             for cb in self.muted: cb.run = False
+            if (bar := getattr(getattr(self.learn, 'progress', None), 'mbar', None)): bar.update(self.learn.epoch)
             raise CancelEpochException
         self._restore()
         self._save()

@@ -107,6 +107,7 @@ def _student(arch, n_branches, teachers, n_out, split, fusion, x, cut):
         if split is not None: raise EKDError(f'split: got {split!r}, but the student is finished; expected None')
         if (got := arch.branches[0].head.out_features)!=n_out: raise EKDError(f'arch: the student has {got} classes, the data has {n_out}')
         return arch
+    if isinstance(arch, (list, tuple)) and not arch: raise EKDError('arch: got an empty list, expected a network for each branch')
     if n_branches is None: n_branches = len(arch) if isinstance(arch, (list, tuple)) else len(teachers) if teachers is not None else 1
     if not isinstance(n_branches, int) or n_branches<1: raise EKDError(f'n_branches: got {n_branches!r}, expected at least 1 branch')
     student = branched_student(arch, n_branches, n_out, split, fusion, x.shape[1], cut, size=x.shape[-1])

@@ -76,6 +76,8 @@ class EKDLoss(nn.Module):
             if not v>=0: raise EKDError(f'{n}: got {v}, expected a weight of at least 0')
         if not tau>0: raise EKDError(f'tau: got {tau}, expected a temperature above 0')
         if not 0<=lam<=1: raise EKDError(f'lam: got {lam}, expected a number from 0 to 1')
+        if not 0<=label_smoothing<1: raise EKDError(f'label_smoothing: got {label_smoothing}, expected a share in [0, 1)')
+        if reduction not in ('mean', 'sum', 'none'): raise EKDError(f"reduction: got {reduction!r}, expected 'mean', 'sum' or 'none'")
         if reduce not in ('sum', 'mean'): raise EKDError(f"reduce: got {reduce!r}, expected 'sum' or 'mean'")
         self.alpha,self.beta,self.gamma,self.tau,self.lam,self.ensemble = alpha,beta,gamma,tau,lam,ensemble
         self.reduce,self.assign,self.label_smoothing,self.reduction = reduce,assign,label_smoothing,reduction

@@ -10,6 +10,8 @@ __all__ = ['ListTuple', 'StudentOutput', 'as_stages', 'build', 'Fusion', 'Branch
 
 # %% ../nbs/02_student.ipynb #472b5c4c
 import copy, inspect
+from importlib import import_module
+from importlib.util import find_spec
 from collections import OrderedDict, namedtuple
 from collections.abc import Sequence
 
@@ -41,7 +43,9 @@ def as_stages(
     if hasattr(model, 'stages'): return model.stages, model.n_features
     from fastai.vision.learner import create_body
     from fastai.callback.hook import num_features_model
-    try: body = create_body(model, n_in=in_channels, pretrained=False, cut=cut)
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    n_in = 3 if first is None or first.in_channels==in_channels else in_channels   # 3: leave the first layer as it is
+    try: body = create_body(model, n_in=n_in, pretrained=False, cut=cut)
     except StopIteration: raise EKDError(f'arch: {type(model).__name__} has no pooling layer to cut at; pass `cut`, or a network with `.stages`') from None
     children = OrderedDict(body.named_children())
     if cut is None and isinstance(body, nn.Sequential): children = OrderedDict(zip([n for n,_ in model.named_children()], children.values()))
@@ -59,9 +63,9 @@ def build(
     "One network of `arch`"
     if isinstance(arch, type) and not issubclass(arch, nn.Module): raise EKDError(f'arch: expected a network, got the class {arch.__name__}')
     if isinstance(arch, str):
-        if arch.split('-w')[0] in MODELS: return get_model(arch, n_out, in_channels)
-        import timm
-        if not timm.is_model(arch): return get_model(arch, n_out, in_channels)   # refuses by name
+        try: return get_model(arch, n_out, in_channels)
+        except EKDError:
+            if not (find_spec('timm') and (timm := import_module('timm')).is_model(arch)): raise
         return timm.create_model(arch, num_classes=n_out, in_chans=in_channels)
     if isinstance(arch, nn.Module):
         model = copy.deepcopy(arch)

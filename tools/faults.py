@@ -1,0 +1,320 @@
+"""What happens to long runs, done on purpose: `make faults` prints how many trials of how many held.
+
+    python tools/faults.py [--kills 20] [--damage 200] [--seed 0]
+
+Each trial is a process of its own (forked, so that it starts at once). A run trains a small student with memo and checkpoints.
+"""
+import argparse, io, json, os, random, resource, signal, sys, tempfile, time, warnings
+from contextlib import redirect_stdout
+from pathlib import Path
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+import numpy as np
+import torch
+torch.set_num_threads(1)
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from compat import SMALL, dls, learner
+from ekd_nb import checkpoint as checkpoint_module, teachers as teachers_module
+from ekd_nb.callbacks import Checkpoint
+from ekd_nb.data import EKDError
+
+EPOCHS = 4
+
+
+def train(folder, epochs=EPOCHS, out=None):
+    "One run, resumed if `folder` has checkpoints; its final weights as bytes"
+    torch.manual_seed(1); np.random.seed(1); random.seed(1)
+    learn = learner(dls(n=8, bs=16, n_views=2), memo=True, cbs=[Checkpoint(folder)])
+    with learn.no_bar(), learn.no_logging(), redirect_stdout(io.StringIO()): learn.fit_one_cycle(epochs, 1e-2)
+    bits = b''.join(v.numpy().tobytes() for v in learn.model.state_dict().values())
+    if out is not None:
+        from ekd_nb.teachers import seal, write_json
+        write_json(out, seal(dict(weights=bits.hex(), values=[[None if v is None else float(v) for v in r] for r in learn.recorder.values])))
+    return bits
+
+
+def in_child(f, quiet=True):
+    "Start `f` in a forked process; its id"
+    sys.stdout.flush(); sys.stderr.flush()
+    if pid := os.fork(): return pid
+    code = 1
+    try:
+        warnings.simplefilter('ignore')
+        if quiet: os.dup2(os.open(os.devnull, os.O_WRONLY), 1); os.dup2(1, 2)
+        f()
+        code = 0
+    except BaseException:
+        import traceback
+        traceback.print_exc()
+    finally: os._exit(code)
+
+
+def wait(pid, timeout=120):
+    "`'ok'`, `'failed'`, `'killed'`, or `'hung'` (then it is killed)"
+    end = time.monotonic()+timeout
+    while time.monotonic() < end:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done: return 'killed' if os.WIFSIGNALED(status) else 'ok' if os.WEXITSTATUS(status) == 0 else 'failed'
+        time.sleep(.005)
+    os.kill(pid, signal.SIGKILL); os.waitpid(pid, 0)
+    return 'hung'
+
+
+def die_at(step):
+    "Make this process kill itself at its `step`-th act of writing: half of a file, before a sync, before or after a rename"
+    count = [0]
+    def act(real, half=None):
+        def g(*a, **kw):
+            count[0] += 1
+            if count[0] == step:
+                if half: half(*a)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*a, **kw)
+        return g
+    teachers_module.os.fsync, teachers_module.os.replace = act(os.fsync), act(os.replace)
+    whole = Path.write_bytes
+    Path.write_bytes = act(whole, lambda p, b: whole(p, bytes(b)[:len(b)//2]))
+
+
+def kill_trials(n, seed=0, say=print):
+    "`n` runs killed with SIGKILL, each at a random moment or in the middle of writing, and resumed; how many ended with the bits of an undisturbed run"
+    rng = random.Random(seed)
+    with tempfile.TemporaryDirectory() as tmp:
+        tmp = Path(tmp)
+        start = time.monotonic()
+        assert wait(in_child(lambda: train(tmp/'whole', out=tmp/'whole.json'))) == 'ok', 'the undisturbed run failed'
+        secs, want, held, died = time.monotonic()-start, (tmp/'whole.json').read_text(), 0, 0
+        for i in range(n):
+            folder, out = tmp/f'run{i}', tmp/f'run{i}.json'
+            if i % 2:
+                step = rng.randint(1, 3*2*EPOCHS)
+                pid = in_child(lambda: (die_at(step), train(folder, out=out)))
+                how = f'at act of writing {step}'
+            else:
+                pid, after = in_child(lambda: train(folder, out=out)), rng.random()*secs
+                time.sleep(after)
+                if os.waitpid(pid, os.WNOHANG)[0]: pid = None
+                else: os.kill(pid, signal.SIGKILL)
+                how = f'after {after:.2f} s'
+            end = wait(pid) if pid else 'ok'
+            died += end == 'killed'
+            again = wait(in_child(lambda: train(folder, out=out)))
+            files = sorted(p.name for p in folder.iterdir())
+            clean = sum(f.endswith('.pth') for f in files) == 2 and not any(f.endswith('.part') for f in files)
+            same = out.exists() and out.read_text() == want
+            held += (ok := again == 'ok' and same and clean)
+            if not ok: say(f'  run {i}, {end} {how}, resumed: {again}, same bits and record: {same}, files: {files}')
+        say(f'{died} of {n} runs died in the middle, the others had just finished')
+    return held, n
+
+
+# ---- damage
+
+class Payload:
+    "A pickle that leaves a trace when it is executed"
+    def __init__(self, path): self.path = path
+    def __reduce__(self): return (Path.touch, (self.path,))
+
+
+def kinds(tmp):
+    "Kind of file -> (file, function that reads it and returns all it holds as text)"
+    from ekd_nb import arrays
+    from ekd_nb.memo import TeacherMemo, load_memo, save_memo
+    from ekd_nb.models import get_model
+    from ekd_nb.records import read_record
+    from ekd_nb.teachers import TeacherEnsemble, load_teacher, save_teacher, write_json
+    torch.manual_seed(0)
+    def state(m): return repr([(k, v.numpy().tobytes()) for k, v in m.state_dict().items()])
+    net = get_model(SMALL, 10, 1)
+    weights = save_teacher(net, tmp/'t.safetensors', accuracy=.913)
+    def read_weights():
+        m = load_teacher(weights)
+        return state(m)+json.dumps({k: v for k, v in m.manifest.items() if k != 'digest'}, sort_keys=True)
+
+    d, ts = dls(), TeacherEnsemble([net, get_model(SMALL, 10, 1)])
+    new = lambda: TeacherMemo(ts, d.train.rows, d.train.views, fingerprint='x')
+    memo, b = new(), d.one_batch()[0]
+    memo(b.key, b)
+    memo_file = save_memo(memo, tmp/'memo.safetensors')
+    def read_memo():
+        m = load_memo(new(), memo_file)
+        return repr([m.table.numpy().tobytes(), m.slot_of.tolist(), m.used.tolist(), m.images.tolist(), m.shapes])
+
+    rng = np.random.default_rng(0)
+    npz, y = tmp/'cifar10.npz', np.arange(20) % 10
+    np.savez(npz, x_train=rng.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8), y_train=y, x_test=rng.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8), y_test=y, classes=np.array(list('abcdefghij')))
+    known = arrays.ImageArrays.from_arrays('cifar10', **arrays._read_npz(npz)).fingerprint
+    def read_data():
+        old = arrays.FINGERPRINTS['cifar10']
+        arrays.FINGERPRINTS['cifar10'] = known
+        try: a = arrays.load_images('cifar10', npz)
+        finally: arrays.FINGERPRINTS['cifar10'] = old
+        return repr([a.x_train.tobytes(), a.y_train.tobytes(), a.x_test.tobytes(), a.y_test.tobytes(), a.classes])
+
+    folder = tmp/'run'
+    train(folder, 1)
+    ckpt = Checkpoint(folder).files()[-1]
+    def read_checkpoint():
+        c = Checkpoint(folder)
+        c.n_fit, c.learn = 0, learner(dls(n=8, bs=16, n_views=2))
+        c.learn.n_epoch = 1
+        s = c._newest()
+        if s is None: raise EKDError('left out')
+        out = io.BytesIO(); torch.save(s, out)
+        return repr(out.getvalue())
+
+    found = next(iter(sorted((Path(__file__).resolve().parents[1]/'results'/'runs').glob('*.json'))), None)
+    record = tmp/(found.name if found else 'none.json')
+    files = dict(weights=(weights, read_weights), manifest=(weights.with_suffix('.json'), read_weights), memo=(memo_file, read_memo), data=(npz, read_data), checkpoint=(ckpt, read_checkpoint))
+    if found:
+        record.write_bytes(found.read_bytes())
+        files['record'] = (record, lambda: json.dumps(read_record(record), sort_keys=True))
+    return files
+
+
+def read(reader):
+    "What a file holds; `None` when it is refused with one of our sentences; the error when it is another"
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        try: return reader()
+        except EKDError: return None
+        except Exception as e: return e
+
+
+def damage_trials(n, seed=0, say=print):
+    "`n` byte flips or truncations over every kind of file; how many were noticed or harmless"
+    rng, held = random.Random(seed), 0
+    with tempfile.TemporaryDirectory() as tmp:
+        files = kinds(Path(tmp))
+        for kind in files: assert isinstance(read(files[kind][1]), str), (kind, read(files[kind][1]))
+        for i in range(n):
+            kind = list(files)[i % len(files)]
+            path, reader = files[kind]
+            good, want = path.read_bytes(), read(reader)
+            bad, at = bytearray(good), rng.randrange(len(good))
+            if rng.random() < .25: bad, what = bad[:at], f'cut at {at}'
+            else:
+                bit = 1 << rng.randrange(8)
+                bad[at] ^= bit
+                what = f'byte {at} ^ {bit}'
+            path.write_bytes(bad)
+            got = read(reader)
+            path.write_bytes(good)
+            held += (ok := got is None or got == want)
+            if not ok: say(f'  {kind}, {what}: {"read as something else" if isinstance(got, str) else repr(got)}')
+    return held, n
+
+
+def payload_trials(say=print):
+    "A pickle with a payload in place of each kind of file: refused, and not executed"
+    import pickle
+    held = 0
+    with tempfile.TemporaryDirectory() as tmp:
+        files = kinds(Path(tmp))
+        for kind, (path, reader) in files.items():
+            trace, good = Path(tmp)/f'executed-{kind}', path.read_bytes()
+            path.write_bytes(pickle.dumps(Payload(trace)))
+            got = read(reader)
+            path.write_bytes(good)
+            held += (ok := got is None and not trace.exists())
+            if not ok: say(f'  {kind}: {"executed" if trace.exists() else got!r}')
+    return held, len(files)
+
+
+# ---- the machine
+
+def disk_full(tmp):
+    "No file may grow beyond 20 kB: the run says so, ends, and leaves what was there"
+    assert wait(in_child(lambda: train(tmp/'a', 1))) == 'ok'
+    before = {p.name: p.read_bytes() for p in (tmp/'a').glob('*.pth')}
+    def run():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter('always')
+            train(tmp/'b', 2)
+        assert any('could not be written' in str(w.message) and 'earlier checkpoints are intact' in str(w.message) for w in said)
+    assert wait(in_child(run)) == 'ok'
+    assert before == {p.name: p.read_bytes() for p in (tmp/'a').glob('*.pth')}
+    assert not list((tmp/'b').glob('*.p*t*'))
+
+
+def unwritable(tmp):
+    "A folder that cannot be made, and one that may not be written to"
+    (tmp/'file').touch()
+    (tmp/'locked').mkdir()
+    (tmp/'locked').chmod(0o555)
+    for folder in [tmp/'file'] + ([tmp/'locked'] if os.geteuid() else []):
+        try: train(folder, 1)
+        except EKDError as e: assert 'cannot write checkpoints to' in str(e)
+        else: raise AssertionError('accepted')
+
+
+def half_written(tmp):
+    "What a killed process left half-written is removed, and never read"
+    (tmp/'run').mkdir()
+    (tmp/'run'/'.fit0-epoch0001-0123456789abcdef.pth.77.part').write_bytes(b'half')
+    (tmp/'run'/'fit0-epoch0002-0123456789abcdef.pth').write_bytes(b'half')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        assert train(tmp/'run', 1) == train(tmp/'clean', 1)
+    assert not list((tmp/'run').glob('.*.part'))
+
+
+def clock_backwards(tmp):
+    "The clock runs backwards, and files are dated in reverse: the newest checkpoint is that of the last epoch"
+    real, step = time.time, [0]
+    def back():
+        step[0] += 1
+        return real()-3600*step[0]
+    want = train(tmp/'a')
+    time.time = back
+    try:
+        train(tmp/'b')
+        for i, p in enumerate(Checkpoint(tmp/'b').files()): os.utime(p, (1e9-i*1e6, 1e9-i*1e6))
+        Checkpoint(tmp/'b').files()[-1].unlink()
+        assert train(tmp/'b') == want
+    finally: time.time = real
+
+
+def two_runs(tmp):
+    "A second run in the folder of a first is refused at once, names the first, and does not disturb it"
+    r, w = os.pipe()
+    def first():
+        checkpoint_module.lock_folder((tmp/'run').absolute())
+        os.write(w, b'x'); time.sleep(60)
+    (tmp/'run').mkdir()
+    pid = in_child(first)
+    os.read(r, 1)
+    start = time.monotonic()
+    try: train(tmp/'run', 1)
+    except EKDError as e: assert f'in use by another run (process {pid})' in str(e), e
+    else: raise AssertionError('accepted')
+    finally: os.kill(pid, signal.SIGKILL); os.waitpid(pid, 0); os.close(r); os.close(w)
+    assert time.monotonic()-start < 20
+    train(tmp/'run', 1)   # the lock went with its process
+
+
+MACHINE = (disk_full, unwritable, half_written, clock_backwards, two_runs)
+
+
+def main(args=None):
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('--kills', type=int, default=20)
+    p.add_argument('--damage', type=int, default=200)
+    p.add_argument('--seed', type=int, default=0)
+    a = p.parse_args(args)
+    results = {'killed with SIGKILL and resumed, weights and record bit for bit': kill_trials(a.kills, a.seed),
+               'byte flips and truncations noticed or harmless': damage_trials(a.damage, a.seed),
+               'pickles with a payload refused unexecuted': payload_trials()}
+    for f in MACHINE:
+        with tempfile.TemporaryDirectory() as tmp:
+            try: f(Path(tmp)); ok = 1
+            except Exception as e: ok = 0; print(f'  {f.__name__}: {type(e).__name__}: {e}')
+        results[f.__doc__] = ok, 1
+    for k, (held, n) in results.items(): print(f'{held:4} of {n:3}  {k}')
+    return any(held < n for held, n in results.values())
+
+
+if __name__ == '__main__': sys.exit(main())
