@@ -99,8 +99,18 @@ def _minutes(s): return f'{s:.0f} s' if s<90 else f'{s/60:.0f} min' if s<5400 el
 
 # %% ../nbs/11_reproduce.ipynb #a6f7541a
 def reproduce(
-    data:str='digits', preset:str='quick', methods=tuple(METHODS), seeds=(0,1,2), fraction:float=1., teacher_data:str='same', out='reproduced', data_path=None,
-    device=None, again:bool=False, say=print, progress=None, # `say` prints lines, `progress` shows how far a run is
+    data:str='digits', # `digits`, `cifar10` or `cifar100`
+    preset:str='quick', # `quick`, `small`, `standard` or `long`
+    methods=tuple(METHODS), # names
+    seeds=(0,1,2),
+    fraction:float=1., # part of the protocol's training images
+    teacher_data:str='same', # teachers see the `same` images as the student, or `full`: all that are not held out
+    out='reproduced', # folder for records and teachers
+    data_path=None, # folder of the `.npz` files
+    device=None, # by default the GPU where there is one
+    again:bool=False, # repeat runs that have a record?
+    say=print, # where lines go
+    progress=None, # where the state of a run goes
 )->tuple: # (records, names of failed runs)
     "Train, measure, record; the work of `ekd_reproduce`"
     p = protocol(data, preset)
@@ -139,6 +149,7 @@ def reproduce(
                 say(f"seed {seed}: {n} {r['test_accuracy']:.1%} in {_minutes(r['wall_s'])} ({done} of {n_runs})")
             except (EKDError, RuntimeError, OSError) as e:
                 failed.append(key(n, seed))
+                save_record(dict(data=data, preset=preset, protocol=asdict(p), method=n, fraction=fraction, teacher_data=teacher_data, seed=seed, error=str(e)), out/'runs')
                 say(f'seed {seed}: {n} failed: {e}')
     return load_records(out/'runs', data=data, preset=preset, fraction=fraction, teacher_data=teacher_data),failed
 

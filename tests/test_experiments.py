@@ -1,0 +1,88 @@
+"What a stranger types: `ekd_reproduce`, its answers to wrong calls, and one run on genuine CIFAR-10"
+import json, os, subprocess, sys
+from pathlib import Path
+import numpy as np, pytest, torch
+import ekd_nb.reproduce as rep
+from ekd_nb.data import EKDError, load_images
+from ekd_nb.experiments import METHODS, PROTOCOLS, protocol, training_rows
+from ekd_nb.records import load_records, read_record, save_record
+
+def command(*args, **env):
+    "`ekd_reproduce` as a process: (status, standard output, standard error)"
+    r = subprocess.run([sys.executable, '-W', 'ignore', '-c', 'import sys; from ekd_nb.reproduce import main; sys.exit(main())', *map(str, args)],
+                       capture_output=True, text=True, env={**os.environ, **env})
+    return r.returncode, r.stdout, r.stderr
+
+WRONG = [(('--data', 'mnist'), "data: got 'mnist', expected one of cifar10, cifar100, digits"),
+         (('--preset', 'huge'), "preset: got 'huge', expected one of"),
+         (('--methods', 'ekd,magic'), "method: got 'magic', expected one of plain"),
+         (('--methods', ','), 'methods: got none'),
+         (('--seeds', '0,x'), "seeds: got '0,x'"),
+         (('--seeds', '-1'), "seeds: got '-1'"),
+         (('--fraction', '0'), 'fraction: got 0'),
+         (('--fraction', '1.5'), 'fraction: got 1.5'),
+         (('--fraction', '0.01'), 'leaves no image of class'),
+         (('--teacher-data', 'some'), "teacher_data: got 'some'"),
+         (('--device', 'warp9'), "device: got 'warp9'"),
+         (('--out', '/proc/nowhere'), 'out: cannot write to /proc/nowhere')]
+
+@pytest.mark.parametrize('args,words', WRONG, ids=[' '.join(a) for a,_ in WRONG])
+def test_wrong_calls_cost_one_sentence(args, words, tmp_path, capsys):
+    status = rep.main([*args, *([] if '--out' in args else ['--out', str(tmp_path)])])
+    err = capsys.readouterr().err
+    assert status==2 and words in err and err.count('\n')==1 and 'Traceback' not in err
+
+def test_a_wrong_call_as_a_process(tmp_path):
+    status,out,err = command('--data', 'mnist', '--out', tmp_path)
+    assert (status, out)==(2, '') and err.startswith('ekd_reproduce: data: got') and 'Traceback' not in err
+    assert 'Traceback' in command('--data', 'mnist', '--out', tmp_path, '--debug')[2]
+
+def test_cifar_that_is_not_there(tmp_path):
+    status,_,err = command('--data', 'cifar10', '--data-path', tmp_path, '--out', tmp_path/'o', EKD_CACHE=str(tmp_path/'c'))
+    assert status==2 and 'cifar10.npz' in err and 'Traceback' not in err
+
+def test_a_failed_run_leaves_a_record_and_the_others_go_on(tmp_path, monkeypatch):
+    whole = rep.run
+    def run(p, name, *args, **kw):
+        if name=='branched': raise RuntimeError('out of memory')
+        return whole(p, name, *args, **kw)
+    monkeypatch.setattr(rep, 'run', run)
+    monkeypatch.setitem(PROTOCOLS, ('digits', 'quick'), protocol('digits', per_class=3, epochs=1, teacher_epochs=1))
+    status = rep.main(['--methods', 'branched,plain', '--seeds', '0', '--out', str(tmp_path)])
+    assert status==1
+    assert [r['method'] for r in load_records(tmp_path/'runs')]==['plain']
+    assert read_record(tmp_path/'runs'/'digits-quick-branched-1-s0.json')['error']=='out of memory'
+
+def test_records_are_not_made_twice_and_a_changed_one_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(PROTOCOLS, ('digits', 'quick'), protocol('digits', per_class=3, epochs=1, teacher_epochs=1))
+    args = ['--methods', 'plain', '--seeds', '0,1', '--out', str(tmp_path)]
+    assert rep.main(args)==0
+    first = {p.name: p.read_bytes() for p in (tmp_path/'runs').iterdir()}
+    assert len(first)==2 and rep.main(args)==0
+    assert {p.name: p.read_bytes() for p in (tmp_path/'runs').iterdir()}==first
+    p = tmp_path/'runs'/'digits-quick-plain-1-s1.json'
+    p.write_text(p.read_text().replace('"seed": 1', '"seed": 1 '))
+    p.write_bytes(p.read_bytes()[:200])
+    with pytest.warns(UserWarning, match='left out'): assert rep.main(args)==0
+    again = read_record(p)
+    assert again['test_accuracy']==json.loads(first[p.name])['test_accuracy']
+
+@pytest.mark.parametrize('data', ['digits'] + (['cifar10'] if os.environ.get('EKD_DATA') else []))
+def test_held_out_images_are_in_no_training_set(data):
+    arrays = load_images(data)
+    p = protocol(data, 'small')
+    rows = [training_rows(p, arrays.y_train, s) for s in range(3)]
+    held = set(rows[0][1])
+    assert all(set(h)==held and not held&set(r) for r,h in rows)
+    assert set(rows[0][0])!=set(rows[1][0])
+    assert set(np.bincount(arrays.y_train[rows[0][0]]))=={p.per_class}
+
+@pytest.mark.skipif(not os.environ.get('EKD_DATA'), reason='genuine CIFAR-10 wanted: EKD_DATA is not set')
+def test_the_whole_path_on_genuine_cifar10(tmp_path):
+    status,out,err = command('--data', 'cifar10', '--preset', 'quick', '--methods', 'plain,ekd', '--seeds', '0', '--out', tmp_path)
+    assert status==0, err
+    assert 'roughly' in out.split('\n')[2] and '| ekd |' in out
+    r = {r['method']: r for r in load_records(tmp_path/'runs')}
+    assert set(r)=={'plain', 'ekd'} and r['ekd']['fingerprint']==load_images('cifar10').fingerprint
+    assert .1<r['ekd']['test_accuracy']<1 and len(r['ekd']['branch_accuracy'])==3 and len(r['ekd']['teachers'])==3
+    assert (tmp_path/'cifar10-quick.png').stat().st_size>5000
