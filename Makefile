@@ -7,7 +7,7 @@ PY    := $(BIN)/python
 PYTHON ?= python3
 ARGS  ?=
 
-.PHONY: help reproduce test check notebooks readme preview docs benchmark clean
+.PHONY: help reproduce test check notebooks readme preview docs benchmark faults clean
 
 help:            ## list these words
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ preview: $(VENV)/.installed-dev      ## build the site without Quarto into _prev
 docs: $(VENV)/.installed-dev         ## build the site with Quarto into _docs/
 	@command -v quarto >/dev/null || { echo "make docs needs Quarto 1.7 or newer: see https://quarto.org/docs/get-started/ (or run $(BIN)/nbdev-install-quarto). 'make preview' does without."; exit 1; }
 	$(BIN)/nbdev-docs
+
+faults: $(VENV)/.installed           ## kill runs, damage files, fill the disk: how many trials of how many hold
+	OMP_NUM_THREADS=1 $(PY) -W ignore tools/faults.py $(ARGS)
 
 benchmark: $(VENV)/.installed        ## time training and inference on this machine (QUICK=1: at most 10 minutes on 2 cores)
 	$(PY) -W ignore -m ekd_nb.benchmark $(if $(QUICK),--quick) $(ARGS)
