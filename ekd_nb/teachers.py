@@ -12,9 +12,10 @@ __all__ = ['LARGE', 'feature_layer', 'TeacherOutput', 'TeacherEnsemble', 'as_tea
 # %% ../nbs/03_teachers.ipynb #a0cc7941
 import copy, hashlib, json, os, re, warnings
 from collections import namedtuple
+from importlib.metadata import version
 from pathlib import Path
 
-import torch, torchvision
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from fastcore.basics import listify
@@ -200,7 +201,7 @@ def versions():
     "Versions of what results depend on"
     import fastai, platform
     from ekd_nb import __version__
-    return dict(ekd_nb=__version__, torch=torch.__version__, torchvision=torchvision.__version__, fastai=fastai.__version__, python=platform.python_version())
+    return dict(ekd_nb=__version__, torch=torch.__version__, torchvision=version('torchvision'), fastai=fastai.__version__, python=platform.python_version())
 
 def manifest_path(path): return Path(path).with_suffix('.json')
 
