@@ -68,7 +68,6 @@ def execute(nb, cwd):
     "Run `nb` in `cwd`; the cells that ran hold fresh outputs. Returns `(nb, None or (cell number, error))`."
     import nbformat
     from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
     fresh = nbformat.reads(json.dumps(nb), as_version=4)
     for c in fresh.cells:
         if c.cell_type == 'code' and NOT_RUN.search(source(c)): c.metadata['tags'] = ['skip-execution']
@@ -76,9 +75,9 @@ def execute(nb, cwd):
     client = NotebookClient(fresh, timeout=600, kernel_name='python3', resources={'metadata': {'path': str(cwd)}},
                             extra_arguments=['--log-level=CRITICAL'])
     try: client.execute()
-    except (CellExecutionError, CellTimeoutError, DeadKernelError) as e:
+    except Exception as e:  # nbclient's own, and what it raises when a kernel dies
         at = [i for i, c in enumerate(fresh.cells) if any(o.output_type == 'error' for o in c.get('outputs', []))]
-        error = (at[0], f'{e.ename}: {e.evalue}') if at else (None, str(e))
+        error = (at[0], f'{getattr(e, "ename", type(e).__name__)}: {getattr(e, "evalue", e)}') if at else (None, f'{type(e).__name__}: {e}')
     for c in fresh.cells: c.metadata.pop('tags', None)
     return json.loads(nbformat.writes(fresh, version=nbformat.NO_CONVERT)), error
 
