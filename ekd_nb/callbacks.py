@@ -96,11 +96,11 @@ def _same(x):
 class LossParts(Callback):
     "Epoch means of the named parts of the loss"
     run_valid = False
-    def before_fit(self): self.loss = self.learn.loss_func
+    def before_fit(self): self.asked = self.learn.loss_func   # MixUp puts another in its place
     def before_train(self): self.totals,self.n = {},0
     def after_loss(self):
         bs = len(self.learn.xb[0])
-        for k,v in self.loss.parts.items(): self.totals[k] = self.totals.get(k, 0.) + v*bs
+        for k,v in self.asked.parts.items(): self.totals[k] = self.totals.get(k, 0.) + v*bs
         self.n += bs
     def mean(self, part): return float(self.totals[part]/self.n) if self.n and part in self.totals else None
     def __getstate__(self): return {k: v for k,v in self.__dict__.items() if k!='totals'}
