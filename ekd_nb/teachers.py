@@ -153,7 +153,7 @@ def _answer(who, m, x):
     except Exception as e:
         conv = None if isinstance(m, TeacherAdapter) else next((c for c in m.modules() if isinstance(c, nn.Conv2d)), None)
         if conv is not None and conv.in_channels!=x.shape[1]: raise EKDError(f'{who} takes images of {conv.in_channels} channels, the data has {x.shape[1]}') from None
-        raise EKDError(f'{who} cannot process images of shape {list(x.shape[1:])}: {str(e).splitlines()[0]}; a TeacherAdapter resizes them') from None
+        raise EKDError(f'{who} cannot process images of shape {list(x.shape[1:])}: {str(e).splitlines()[0].split(". ")[0]}; a TeacherAdapter resizes them') from None
     if not isinstance(z, Tensor) or z.ndim!=2: raise EKDError(f'{who} returns {type(z).__name__}{list(getattr(z, "shape", []))}, expected logits [B,C]')
     return z
 
