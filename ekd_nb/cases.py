@@ -108,8 +108,16 @@ class Bench:
     def __init__(self, s:Setup, device='cpu'):
         self.s,self.device,self.data = s,torch.device(device),bench_data(s)
         torch.manual_seed(s.seed)
-        self.nets = [get_model(s.teacher).to(self.device).eval() for _ in range(s.n_teachers)]
-        self.light = [get_model(s.light).to(self.device).eval() for _ in range(5)]
+        self.nets = [self.teacher(s.teacher) for _ in range(s.n_teachers)]
+        self.light = [self.teacher(s.light) for _ in range(5)]
+
+    def teacher(self, arch):
+        "Random weights, with the batch statistics of noise: untouched ones let logits of a deep network explode"
+        m = get_model(arch).to(self.device)
+        for o in m.modules():
+            if isinstance(o, nn.BatchNorm2d): o.momentum = None
+        with torch.no_grad(): m(torch.randn(16,3,32,32, device=self.device))
+        return m.eval()
 
     def student(self, n=None, channels_last=True, **kw):
         torch.manual_seed(self.s.seed)

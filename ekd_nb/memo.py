@@ -79,6 +79,7 @@ class TeacherMemo:
         self.row[self.images] = torch.arange(len(self.images))
         self.slot_of = torch.full((len(self.images), views.n), -1, dtype=torch.int16)
         self.used = torch.zeros(len(self.images), dtype=torch.int16)
+        self.limit = torch.finfo(dtype).max
         self.table,self.shapes,self.hits,self.misses,self.live = None,None,0,0,False
 
     @property
@@ -149,7 +150,7 @@ class TeacherMemo:
         out = self.teachers(x.index_select(0, miss.to(x.device)) if len(hit) else x)
         if self.table is None and not self.reserve(out): return out if not len(hit) else self.teachers(x)
         if self.shapes is None: self._learn_shapes(out)
-        new = self._pack(out).to(self.dtype)
+        new = self._pack(out).clamp(-self.limit, self.limit).to(self.dtype)   # a finite answer stays finite
         self._store(rows[miss], key.view[miss], new)
         if not len(hit): return self._unpack(new)
         flat = new.new_empty(len(rows), new.shape[1])
