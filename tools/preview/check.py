@@ -13,7 +13,8 @@ from urllib.parse import unquote, urldefrag, urlsplit
 HERE = Path(__file__).resolve().parent
 OUT = HERE.parents[1]/'_preview'
 BROWSERS = 'chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome'
-FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
+FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync',
+         '--disable-renderer-backgrounding', '--disable-backgrounding-occluded-windows']
 MAX_PAGE = 2_000_000
 TOO_WIDE = """() => [...document.querySelectorAll('main table, main pre, main img, main figure, main math')]
   .filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !e.parentElement.closest('table, pre, math'))
@@ -80,6 +81,7 @@ def check(folder=OUT, shots=None):
     with sync_playwright() as p:
         chrome = p.chromium.launch(executable_path=browser, args=FLAGS)
         tab = chrome.new_page()
+        tab.set_default_timeout(120_000)
         pages = {rel: look(tab, base, rel, shots) for rel in rels}
         chrome.close()
     server.shutdown()
