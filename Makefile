@@ -7,7 +7,7 @@ PY    := $(BIN)/python
 PYTHON ?= python3
 ARGS  ?=
 
-.PHONY: help reproduce test check notebooks readme preview docs benchmark faults clean
+.PHONY: help reproduce test check notebooks results readme preview docs benchmark faults clean
 
 help:            ## list these words
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -39,6 +39,10 @@ check: $(VENV)/.installed-dev        ## the quick part of test: notebooks clean,
 
 notebooks: $(VENV)/.installed-dev    ## run notebooks and store their outputs (ARGS='nbs/05_losses.ipynb' for some)
 	OMP_NUM_THREADS=1 $(PY) tools/run_notebooks.py --save $(ARGS)
+
+results: $(VENV)/.installed-dev      ## compute every page that shows records again, and README.md
+	OMP_NUM_THREADS=1 $(PY) tools/run_notebooks.py --save nbs/index.ipynb nbs/results/*.ipynb
+	$(PY) tools/readme.py
 
 readme: $(VENV)/.installed-dev       ## write README.md from nbs/index.ipynb
 	$(PY) tools/readme.py
