@@ -10,7 +10,7 @@ __all__ = ['METHOD_LABELS', 'METHOD_COLORS', 'METHOD_MARKERS', 'TEACHER_COLORS',
            'method_bars', 'disagreement_matrix', 'reliability', 'accuracy_vs_cost', 'limited_data']
 
 # %% ../nbs/10_plots.ipynb #c5d7c6c1
-import functools, math, zlib
+import functools, math, zlib, matplotlib
 import matplotlib.pyplot as plt
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.patches import FancyBboxPatch, FancyArrowPatch, Circle
@@ -49,7 +49,9 @@ def styled(f):
     "Draw in `STYLE`"
     @functools.wraps(f)
     def inner(*args, **kwargs):
-        with plt.rc_context(STYLE): return f(*args, **kwargs)
+        with plt.rc_context(STYLE): ax,on = f(*args, **kwargs),plt.isinteractive()
+        matplotlib.interactive(on)   # a notebook turns this on with its first figure; the context would undo it
+        return ax
     return inner
 
 def _axes(ax, size=(6,4)):
