@@ -6,15 +6,18 @@ Docs: https://ekd-nb.github.io/ekd_nb/evaluate.html.md"""
 
 # %% auto #0
 __all__ = ['accuracy', 'nll', 'reliability_bins', 'bins_ece', 'ece', 'pool_bins', 'disagreement', 'error_correlation',
-           'diversity', 'linear_cka', 'latencies', 'latency', 'watch_branches', 'predict', 'mean_off_diagonal',
-           'evaluate_student']
+           'diversity', 'branch_curve', 'linear_cka', 'latencies', 'latency', 'keep_costs', 'watch_branches', 'predict',
+           'mean_off_diagonal', 'evaluate_student', 'MeanEnsemble', 'pooled_features', 'teacher_similarity']
 
 # %% ../nbs/08_evaluate.ipynb #2793c684
 import time
+from itertools import combinations
 from contextlib import contextmanager
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
 from .data import EKDError
+from .models import count_flops, count_params
+from .teachers import TeacherEnsemble, feature_layer
 
 # %% ../nbs/08_evaluate.ipynb #ae7ff728
 def _checked(logits, name='logits', ndim=2):
@@ -120,6 +123,18 @@ def diversity(
     z = _checked(branch_logits, 'branch_logits', 3)
     return (z.logsumexp(-1).mean(0) - z.mean(0).logsumexp(-1)).mean().item()
 
+# %% ../nbs/08_evaluate.ipynb #e2dce5af
+def branch_curve(
+    branch_logits:Tensor, # [N,B,C]
+    y:Tensor              # labels, int [B]
+) -> dict: # 'first', 'mean', 'min', 'max': N accuracies each, for k = 1 to N branches
+    "Accuracy of the mean logits of the first k branches; mean, least and greatest over all sets of k"
+    z = _checked(branch_logits, 'branch_logits', 3)
+    y, n = _labels(y, z), len(z)
+    if n>10: raise EKDError(f"branch_logits holds {n} branches: expected at most 10, for larger ones the sets are too many.")
+    sets = [[accuracy(z[list(s)].mean(0), y) for s in combinations(range(n), k)] for k in range(1, n+1)]   # (0, …, k-1) is the first set
+    return {'first': [a[0] for a in sets], 'mean': [sum(a)/len(a) for a in sets], 'min': [min(a) for a in sets], 'max': [max(a) for a in sets]}
+
 # %% ../nbs/08_evaluate.ipynb #e5e2450f
 def linear_cka(
     a:Tensor, # features, float [B,…]
@@ -174,6 +189,15 @@ def latency(
     "Seconds of a forward pass in eval mode"
     return latencies({'': model}, x, repeats, warmup)['']
 
+# %% ../nbs/08_evaluate.ipynb #ec666091
+def keep_costs(
+    student:nn.Module, # a `BranchedStudent`
+    size:tuple         # of one image, (channels, height, width)
+) -> list: # for k = 1 to N a dict of 'branches', 'params', 'flops' (multiply-adds for one image)
+    "What `student.keep(k)` costs"
+    kept = {k: student.keep(k) for k in range(1, student.n_branches+1)}
+    return [dict(branches=k, params=count_params(m), flops=count_flops(m, size)) for k,m in kept.items()]
+
 # %% ../nbs/08_evaluate.ipynb #b7aab68e
 @contextmanager
 def watch_branches(
@@ -212,6 +236,9 @@ def mean_off_diagonal(
     v = v[~v.isnan()]
     return v.mean().item() if len(v) else None
 
+# %% ../nbs/08_evaluate.ipynb #2ea891fc
+def _numbers(m): return [[None if v!=v else v for v in row] for row in m.tolist()]
+
 # %% ../nbs/08_evaluate.ipynb #5a85caf7
 def evaluate_student(
     model:nn.Module, # any network that returns logits [B,C] in eval mode
@@ -231,6 +258,68 @@ def evaluate_student(
         disagreement = mean_off_diagonal(disagreement(b)) if several else None,
         disagreement_matrix = disagreement(b).tolist() if several else None,
         error_correlation = mean_off_diagonal(error_correlation(b, y)) if several else None,
+        error_correlation_matrix = _numbers(error_correlation(b, y)) if several else None,
         diversity = diversity(b) if several else None,
+        branch_curve = branch_curve(b, y) if several else None,
         reliability = reliability_bins(z, y, n_bins),
         n_images = len(y))
+
+# %% ../nbs/08_evaluate.ipynb #05c6a886
+class _Mean(nn.Module):
+    def forward(self, z): return z.mean(0)
+
+class MeanEnsemble(nn.Module):
+    "Several classifiers as one that averages their logits; `evaluate_student` sees its members as branches"
+    def __init__(self,
+        models # a `TeacherEnsemble`, or `nn.Module`s that return logits [B,C] in eval mode
+    ):
+        super().__init__()
+        self.models = models if isinstance(models, TeacherEnsemble) else nn.ModuleList(models)
+        if not len(self.models): raise EKDError("models holds no network: expected at least one.")
+        self.fusion = _Mean()
+
+    def forward(self, x): # images, float [B,C,H,W], normalised
+        z = self.models(x).logits if isinstance(self.models, TeacherEnsemble) else torch.stack([m(x) for m in self.models])
+        return self.fusion(z)
+
+# %% ../nbs/08_evaluate.ipynb #9f001181
+def pooled_features(
+    model:nn.Module, # branched student, `TeacherEnsemble`, `MeanEnsemble` or a network with a `feature_layer`
+    x:Tensor         # images, float [B,C,H,W], normalised
+) -> list: # float [B,F] for each branch, member, or for the one network
+    "Last feature maps averaged over positions"
+    if hasattr(model, 'trunk') and hasattr(model, 'branches'):
+        h = model.trunk(x)
+        return [b(h)[1].mean((2,3)) for b in model.branches]
+    members = getattr(model, 'models', None)
+    if isinstance(members, TeacherEnsemble): members = members.models
+    if isinstance(members, nn.ModuleList): return [f for m in members for f in pooled_features(m, x)]
+    layer, side = feature_layer(model)
+    if layer is None: raise EKDError(f"model: {type(model).__name__} has no feature layer: expected a network with `stages`, a pooling or a linear layer.")
+    seen = []
+    hook = layer.register_forward_hook(lambda m,i,o: seen.append(o if side=='output' else i[0]))
+    try: model(x)
+    finally: hook.remove()
+    f = seen[-1]
+    return [f.mean((2,3)) if f.ndim==4 else f.flatten(1)]
+
+# %% ../nbs/08_evaluate.ipynb #8e8949ed
+def teacher_similarity(
+    student:nn.Module,   # see `pooled_features`
+    teachers:nn.Module,  # likewise, with T members
+    dl,                  # iterable of (x, y) batches, for example `dls[-1]`
+    n_images:int=2000    # the first images of `dl`, all when there are fewer
+) -> Tensor: # [N,T], in [0,1]
+    "Linear CKA of the features of branch i and teacher j"
+    if n_images<2: raise EKDError(f"n_images={n_images}: expected at least 2, features are compared over images.")
+    device = next((p.device for p in student.parameters()), torch.device('cpu'))
+    seen, left = ([], []), n_images
+    with torch.no_grad(), _eval(student), _eval(teachers):
+        for x,_ in dl:
+            x = x.as_subclass(Tensor)[:left].to(device)
+            for s,m in zip(seen, (student, teachers)): s.append([f.detach().cpu().float() for f in pooled_features(m, x)])
+            left -= len(x)
+            if left<=0: break
+    if not seen[0]: raise EKDError("dl gave no batch: expected at least one.")
+    a, b = ([torch.cat(f) for f in zip(*s)] for s in seen)
+    return torch.tensor([[linear_cka(f, g) for g in b] for f in a])

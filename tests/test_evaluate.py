@@ -6,6 +6,7 @@ from torch import nn
 from ekd_nb import evaluate as E
 from ekd_nb.data import EKDError
 from ekd_nb.student import branched_student
+from ekd_nb.teachers import TeacherEnsemble
 
 def made_up(seed, n=300, c=7, branches=3):
     g = torch.Generator().manual_seed(seed)
@@ -64,6 +65,18 @@ def test_cka_against_centred_gram_matrices(seed, n, p, q):
     K, L = H@a@a.T@H, H@b@b.T@H
     assert E.linear_cka(a, b) == pytest.approx(((K*L).sum()/(K.norm()*L.norm())).item(), abs=1e-9)
 
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 10**6), st.integers(1,5))
+def test_curve_of_branches(seed, n):
+    z, y = made_up(seed, branches=n)
+    c = E.branch_curve(z, y)
+    assert c['first'] == [E.accuracy(z[:k].mean(0), y) for k in range(1, n+1)]
+    assert all(lo <= m+1e-12 and m <= hi+1e-12 and lo <= f <= hi for lo,m,hi,f in zip(c['min'], c['mean'], c['max'], c['first']))
+    assert len({c[k][-1] for k in c}) == 1 and c['mean'][0] == pytest.approx(sum(E.accuracy(b, y) for b in z)/n)
+    order = torch.randperm(n)
+    again = E.branch_curve(z[order], y)
+    assert all(again[k] == pytest.approx(c[k]) for k in ('mean','min','max'))
+
 def student(n=3, fusion='mean'):
     torch.manual_seed(0)
     return branched_student('resnet8-w4', n_branches=n, n_out=5, in_channels=1, fusion=fusion)
@@ -93,6 +106,29 @@ def test_one_branch_is_no_pair():
     r = E.evaluate_student(student(1), batches())
     assert r['branch_accuracy'] == [r['test_accuracy']] and r['disagreement'] is r['diversity'] is r['error_correlation'] is None
 
+@pytest.mark.parametrize('stacked', [False, True])
+def test_similarity_to_teachers(stacked):
+    m, dl = student(), batches(40)
+    m.stacked = stacked
+    teachers = TeacherEnsemble([student(1).keep(1), nn.Sequential(nn.Flatten(), nn.Linear(64,5))])
+    s = E.teacher_similarity(m.train(), teachers, dl, n_images=25)
+    x = torch.cat([x for x,_ in dl])[:25]
+    m.eval()
+    with torch.no_grad(): f = [b(m.trunk(x))[1].mean((2,3)) for b in m.branches]
+    assert s.shape == (3,2) and [E.linear_cka(o, x) for o in f] == pytest.approx(s[:,1].tolist(), abs=1e-5)
+    assert E.teacher_similarity(m, m, dl).diag().tolist() == pytest.approx([1]*3, abs=1e-5)
+    assert [o.shape[1] for o in E.pooled_features(E.MeanEnsemble([m.keep([i]) for i in range(3)]), x)] == [f[0].shape[1]]*3
+
+def test_networks_as_one():
+    m, dl = student(), batches()
+    apart = E.MeanEnsemble([m.keep([i]) for i in range(3)])
+    a, b = E.evaluate_student(m, dl), E.evaluate_student(apart, dl)
+    assert a['branch_curve'] == b['branch_curve'] and a['nll'] == pytest.approx(b['nll'], abs=1e-5) and a['error_correlation_matrix'] == b['error_correlation_matrix']
+
+def test_costs_of_kept_branches():
+    c = E.keep_costs(student(), (1,8,8))
+    assert [o['branches'] for o in c] == [1,2,3] and c[2]['flops']-c[1]['flops'] == c[1]['flops']-c[0]['flops'] > 0
+
 def test_batch_size_does_not_matter():
     m, dl = student(), batches()
     whole = [tuple(map(torch.cat, zip(*dl)))]
@@ -112,6 +148,9 @@ def test_latencies_leave_the_mode_and_come_in_order():
     (lambda: E.disagreement(torch.zeros(3,2)), r'branch_logits has shape \[3, 2\]'),
     (lambda: E.linear_cka(torch.zeros(3,2), torch.zeros(4,2)), '4 images'), (lambda: E.linear_cka(torch.zeros(3,2), torch.zeros(3,2)), 'the same for every image'),
     (lambda: E.linear_cka(torch.full((3,2), float('nan')), torch.zeros(3,2)), 'a holds 6 NaN'),
+    (lambda: E.branch_curve(torch.zeros(11,3,2), torch.zeros(3).long()), '11 branches'), (lambda: E.MeanEnsemble([]), 'no network'),
+    (lambda: E.pooled_features(nn.Conv2d(1,1,1), torch.zeros(1,1,2,2)), 'no feature layer'),
+    (lambda: E.teacher_similarity(student(), student(), batches(), n_images=1), 'n_images=1'),
     (lambda: E.latency(nn.Identity(), torch.zeros(1), repeats=0), 'repeats=0'), (lambda: E.evaluate_student(nn.Identity(), []), 'dl gave no batch')])
 def test_refusals(bad, says):
     with pytest.raises(EKDError, match=says): bad()
