@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np, pytest, torch
 import ekd_nb.reproduce as rep
 from ekd_nb.data import EKDError, load_images
-from ekd_nb.experiments import METHODS, PROTOCOLS, protocol, training_rows
+from ekd_nb import grid
+from ekd_nb.protocols import METHODS, PROTOCOLS, protocol, training_rows
 from ekd_nb.records import load_records, read_record, save_record
 
 def command(*args, **env):
@@ -24,6 +25,11 @@ WRONG = [(('--data', 'mnist'), "data: got 'mnist', expected one of cifar10, cifa
          (('--fraction', '0.01'), 'leaves no image of class'),
          (('--teacher-data', 'some'), "teacher_data: got 'some'"),
          (('--device', 'warp9'), "device: got 'warp9'"),
+         (('--on', 'train'), "on: got 'train', expected 'test' or 'valid'"),
+         (('--set', 'lambda=1'), "set: got 'lambda=1', expected FIELD=VALUE"),
+         (('--set', 'epochs=many'), "set: epochs got 'many', expected int"),
+         (('--jobs', '0'), 'jobs: got 0, expected at least 1'),
+         (('--backend', 'slurm', '--jobs', '2'), "backend: got 'slurm', expected one of loky"),
          (('--out', '/proc/nowhere'), 'out: cannot write to /proc/nowhere')]
 
 @pytest.mark.parametrize('args,words', WRONG, ids=[' '.join(a) for a,_ in WRONG])
@@ -42,16 +48,16 @@ def test_cifar_that_is_not_there(tmp_path):
     assert status==2 and 'cifar10.npz' in err and 'Traceback' not in err
 
 def test_a_failed_run_leaves_a_record_and_the_others_go_on(tmp_path, monkeypatch):
-    whole = rep.run
+    whole = grid.run
     def run(p, name, *args, **kw):
         if name=='branched': raise RuntimeError('out of memory')
         return whole(p, name, *args, **kw)
-    monkeypatch.setattr(rep, 'run', run)
+    monkeypatch.setattr(grid, 'run', run)
     monkeypatch.setitem(PROTOCOLS, ('digits', 'quick'), protocol('digits', per_class=3, epochs=1, teacher_epochs=1))
     status = rep.main(['--methods', 'branched,plain', '--seeds', '0', '--out', str(tmp_path)])
     assert status==1
     assert [r['method'] for r in load_records(tmp_path/'runs')]==['plain']
-    assert read_record(tmp_path/'runs'/'digits-quick-branched-1-s0.json')['error']=='out of memory'
+    assert read_record(tmp_path/'runs'/'digits-quick-branched-1-s0.json')['error']=='RuntimeError: out of memory'
 
 def test_records_are_not_made_twice_and_a_changed_one_is(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(PROTOCOLS, ('digits', 'quick'), protocol('digits', per_class=3, epochs=1, teacher_epochs=1))
