@@ -7,7 +7,7 @@ PY    := $(BIN)/python
 PYTHON ?= python3
 ARGS  ?=
 
-.PHONY: help reproduce test check notebooks results readme preview docs benchmark faults clean
+.PHONY: help reproduce test check notebooks results pages readme preview docs benchmark faults clean
 
 help:            ## list these words
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -40,7 +40,18 @@ check: $(VENV)/.installed-dev        ## the quick part of test: notebooks clean,
 notebooks: $(VENV)/.installed-dev    ## run notebooks and store their outputs (ARGS='nbs/05_losses.ipynb' for some)
 	OMP_NUM_THREADS=1 $(PY) tools/run_notebooks.py --save $(ARGS)
 
-results: $(VENV)/.installed-dev      ## compute every page that shows records again, and README.md
+DATA     ?= cifar10
+PRESET   ?= small
+SEEDS    ?= 0,1,2,3,4
+METHODS  ?= all
+SETTINGS ?= full same
+
+results: $(VENV)/.installed-dev      ## run what has no record yet (DATA, PRESET, METHODS, SEEDS, SETTINGS), then compute every page that shows records
+	for t in $(SETTINGS); do $(BIN)/ekd_reproduce --data $(DATA) --preset $(PRESET) --methods $(METHODS) --seeds $(SEEDS) --teacher-data $$t \
+	    --jobs 2 --out results --work .work --no-figure $(ARGS) || exit 1; done
+	$(MAKE) pages
+
+pages: $(VENV)/.installed-dev        ## compute every page that shows records again, and README.md
 	OMP_NUM_THREADS=1 $(PY) tools/run_notebooks.py --save nbs/index.ipynb nbs/results/*.ipynb
 	$(PY) tools/readme.py
 

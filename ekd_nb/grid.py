@@ -1,4 +1,4 @@
-"""Protocol × method × seed, run by joblib on one machine or by Dask or Ray on several
+"""Protocol × method × seed, run by joblib on one machine or by Dask on several
 
 Docs: https://ekd-nb.github.io/ekd_nb/grid.html.md"""
 
@@ -131,28 +131,24 @@ def run_job(
         return job,r,None
     except FAILURES as e: return _failed(job, where, e)
 
-# %% ../nbs/09_grid.ipynb #9441f6e4
-BACKENDS = ('loky', 'threading', 'sequential', 'dask', 'ray')
+# %% ../nbs/09_grid.ipynb #6c4387ec
+BACKENDS = ('loky', 'threading', 'sequential', 'dask')
+
+def _dask(n_jobs, address):
+    try: from distributed import Client
+    except ImportError: raise EKDError("backend: dask is not installed, expected pip install 'ekd_nb[cluster]'") from None
+    try: return Client(address, timeout=20) if address else Client(n_workers=n_jobs, threads_per_worker=1, dashboard_address=None)
+    except (OSError, ValueError) as e: raise EKDError(f'address: got {address!r}, no Dask scheduler answers there ({e})') from None
 
 @contextmanager
 def engine(
     n_jobs:int=1, # at a time
-    backend:str='loky', # one of joblib's: `loky` (processes), `threading`, `sequential`, or a cluster's: `dask`, `ray`
+    backend:str='loky', # one of joblib's: `loky` (processes), `threading`, `sequential`, or `dask`, a cluster
     address:str=None, # of the cluster; by default one is started here
 ):
     "joblib set up to run jobs here or on a cluster"
     if backend not in BACKENDS: raise EKDError(f"backend: got {backend!r}, expected one of {', '.join(BACKENDS)}")
-    client = None
-    try:
-        if backend=='dask':
-            from distributed import Client
-            client = Client(address) if address else Client(n_workers=n_jobs, threads_per_worker=1, dashboard_address=None)
-        if backend=='ray':
-            import ray
-            from ray.util.joblib import register_ray
-            if not ray.is_initialized(): ray.init(address=address, num_cpus=None if address else n_jobs)
-            register_ray()
-    except ImportError: raise EKDError(f"backend: {backend} is not installed, expected pip install 'ekd_nb[cluster]'") from None
+    client = _dask(n_jobs, address) if backend=='dask' else None
     try:
         with joblib.parallel_config(backend=backend, n_jobs=n_jobs): yield
     finally:

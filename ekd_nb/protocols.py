@@ -48,11 +48,11 @@ class Protocol:
     n_valid:int=5000      # images held out of training for choices
     n_curve:int=1000      # of those, how many draw the learning curves
 
-# %% ../nbs/09_protocols.ipynb #ef1e480d
+# %% ../nbs/09_protocols.ipynb #71e68620
 READY = ('resnet20', 'wrn_16_2', 'densenet_22_12')
 
 _DIGITS = Protocol('digits', 'quick', ('resnet14', 'wrn_16_1', 'resnet8-w32'), per_class=10, epochs=60, teacher_epochs=60, bs=32, lr=.05, n_valid=200, n_curve=200)
-_CIFAR = Protocol('cifar10', 'small', READY, per_class=200, epochs=40, teacher_epochs=40, n_curve=500)
+_CIFAR = Protocol('cifar10', 'small', READY, per_class=200, epochs=24, teacher_epochs=24, n_curve=500)
 _READY = replace(_CIFAR, preset='ready', per_class=None, teacher_epochs=20, bs=128, precision='bfloat16', n_curve=5000)
 _BIG = replace(_CIFAR, preset='standard', teachers=('resnet56', 'wrn_40_2', 'densenet_100_12'), student='resnet20', per_class=None, epochs=60, teacher_epochs=60, bs=128, n_curve=1000)
 

@@ -36,12 +36,13 @@ def parser():
     p.add_argument('--on', default='test', help="measure on 'test' images, or on 'valid' to make a choice")
     p.add_argument('--jobs', type=int, default=1, help='runs at a time')
     p.add_argument('--backend', default='loky', help='of joblib: '+', '.join(BACKENDS))
-    p.add_argument('--address', default=None, help='of a Dask or Ray cluster; by default one is started here')
+    p.add_argument('--address', default=None, help='of a Dask scheduler; by default one is started here')
     p.add_argument('--out', default='reproduced', help='folder for records and figure')
     p.add_argument('--work', default=None, help='folder for teachers, memos and checkpoints; by default that of --out')
     p.add_argument('--data-path', default=None, help='folder of cifar10.npz and cifar100.npz; also EKD_DATA')
     p.add_argument('--device', default=None, help='cpu or cuda; by default the GPU where there is one')
     p.add_argument('--again', action='store_true', help='train also what has a record already')
+    p.add_argument('--no-figure', action='store_true', help='records and table only')
     p.add_argument('--debug', action='store_true', help='show the traceback of an error')
     return p
 
@@ -216,6 +217,6 @@ def main(argv=None):
         print('\nekd_reproduce: stopped; finished runs have their records, the same command goes on', file=sys.stderr)
         return 130
     say(''); say(table(records, names, 'ekd' if 'ekd' in names else None))
-    if records: say(f"\nrecords in {Path(a.out)}, figure in {save_figure(records, Path(a.out)/f'{a.data}-{a.preset}.png')}")
+    if records: say(f'\nrecords in {Path(a.out)}' + ('' if a.no_figure else f", figure in {save_figure(records, Path(a.out)/f'{a.data}-{a.preset}.png')}"))
     if failed: say(f"failed: {', '.join(failed)}")
     return 1 if failed else 0
