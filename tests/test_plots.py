@@ -2,7 +2,7 @@
 import itertools, matplotlib
 matplotlib.use('agg')
 import matplotlib.pyplot as plt, numpy as np, pytest
-from ekd_nb import plots as P
+from ekd_nb import diagrams, plots as P, style
 from ekd_nb.data import EKDError
 
 def record(method='ekd', seed=0, **kw):
@@ -78,10 +78,29 @@ def test_curves_of_different_length_end_with_the_shortest():
 
 @pytest.mark.parametrize('n', [1,2,3,6])
 def test_architecture_has_every_part(n):
-    ax = P.architecture(n, [f'T{i}' for i in range(n)])
+    ax = diagrams.architecture(n, [f'T{i}' for i in range(n)])
     said = [t.get_text() for t in ax.texts]
     assert said.count('KL') == said.count('CE') == n+1 and said.count('hint') == n and all(f'T{i}' in said for i in range(n))
 
-def test_architecture_refuses():
-    with pytest.raises(EKDError, match='n_branches=0'): P.architecture(0)
-    with pytest.raises(EKDError, match='teacher_names holds 1 names: expected 2'): P.architecture(2, ['a'])
+@pytest.mark.parametrize('draw', [diagrams.architecture, diagrams.idea])
+def test_diagrams_refuse(draw):
+    with pytest.raises(EKDError, match='n_branches=0'): draw(0)
+    with pytest.raises(EKDError, match='teacher_names holds 1 names: expected 2'): draw(2, ['a'])
+
+@pytest.mark.parametrize('n', [1,3,6])
+def test_the_idea_shows_who_teaches_whom(n):
+    said = [t.get_text() for t in diagrams.idea(n).texts]
+    assert all(f'teacher {i}' in said and f'branch {i}' in said for i in range(1, n+1)) and {'labels', 'mean', 'prediction', 'trunk, shared'} <= set(said)
+
+def test_relatives_share_a_colour_and_differ_in_their_mark():
+    for m,kin in style.METHOD_KIN.items():
+        assert style.method_color(m) == style.method_color(kin) and style.look(m) != style.look(kin) and style.label(m) != style.label(kin)
+
+def test_students_without_branches_have_no_bars_of_branches():
+    ax = P.branch_bars([record('plain', branch_accuracy=[.8]), record()])
+    assert len(ax.patches) == 4 and 'plain' not in words(ax)
+
+def test_methods_of_one_cost_do_not_hide_each_other():
+    ax = P.accuracy_vs_cost([record('plain'), record('kd'), record('ekd')])
+    x = sorted(c.lines[0].get_xdata()[0] for c in ax.containers)
+    assert all(b/a > 1.02 for a,b in zip(x, x[1:]))

@@ -1,5 +1,6 @@
 """Notebook cells as markdown: what README.md and the preview have in common."""
 import base64, html, re
+from itertools import groupby
 import yaml
 
 DIRECTIVE = re.compile(r'^\s*#\|\s?(.*)$')
@@ -33,17 +34,19 @@ def fenced(text, lang=''):
 
 
 def outputs(cell):
-    "What a code cell shows, in order: `(kind, value)` with kind text, markdown, html or an image type"
-    for o in cell.get('outputs', []):
-        data = o.get('data', {})
-        if o['output_type'] == 'stream':
-            if o.get('name') != 'stderr': yield 'text', ANSI.sub('', joined(o['text'])).strip('\n')
-        elif image := next((k for k in EXT if k in data), None):
-            raw = joined(data[image])
-            yield image, raw.encode() if image.endswith('xml') else base64.b64decode(raw)
-        elif 'text/markdown' in data: yield 'markdown', joined(data['text/markdown'])
-        elif 'text/html' in data: yield 'html', plain_html(joined(data['text/html']))
-        elif 'text/plain' in data: yield 'text', ANSI.sub('', joined(data['text/plain']))
+    "What a code cell shows, in order: `(kind, value)` with kind text, markdown, html or an image type; of an output in several forms the one that Quarto takes"
+    for printed, group in groupby(cell.get('outputs', []), lambda o: o['output_type'] == 'stream'):
+        if printed:
+            yield 'text', ANSI.sub('', ''.join(joined(o['text']) for o in group if o.get('name') != 'stderr')).strip('\n')
+            continue
+        for data in (o.get('data', {}) for o in group):
+            if 'text/html' in data:
+                if text := plain_html(joined(data['text/html'])): yield 'html', text
+            elif 'text/markdown' in data: yield 'markdown', joined(data['text/markdown'])
+            elif image := next((k for k in EXT if k in data), None):
+                raw = joined(data[image])
+                yield image, raw.encode() if image.endswith('xml') else base64.b64decode(raw)
+            elif 'text/plain' in data: yield 'text', ANSI.sub('', joined(data['text/plain']))
 
 
 def plain_html(s):

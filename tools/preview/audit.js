@@ -4,6 +4,7 @@
   const short = s => s.trim().replace(/\s+/g, ' ').slice(0, 60)
   for (const i of document.images) {
     if (!i.complete || !i.naturalWidth) bad.push(`picture ${i.getAttribute('src')} did not load`)
+    if (i.naturalWidth > 1.4*i.clientWidth && i.clientWidth) bad.push(`picture ${i.getAttribute('src')} is ${i.naturalWidth} px wide and shown at ${i.clientWidth}: what is written in it is too small`)
     if (!(i.getAttribute('alt') || '').trim()) bad.push(`picture ${i.getAttribute('src')} has no alternative text`)
   }
   for (const m of document.querySelectorAll('math')) {
@@ -11,7 +12,7 @@
     if (!b.width || !b.height || m.querySelector('merror')) bad.push(`equation is not drawn: ${short(m.textContent)}`)
   }
   document.querySelectorAll('span.math').forEach(m => bad.push(`equation is left as TeX: ${short(m.textContent)}`))
-  const raw = /:::|\\\(|\\\[|\$\$|\[?@(fig|tbl|eq|sec)-|#\||\?@|\]\(\S*\)|\{\.\w/
+  const raw = /:::|\\\(|\\\[|\$\$|\[?@(fig|tbl|eq|sec)-|#\||\?@|\]\(\S*\)|\{\.\w|`/
   const walk = document.createTreeWalker(main, NodeFilter.SHOW_TEXT)
   for (let n; n = walk.nextNode();) {
     const p = n.parentElement
@@ -20,6 +21,7 @@
     if (m) bad.push(`raw markup ${m[0]} in “${short(n.textContent)}”`)
   }
   document.querySelectorAll('.output').forEach(p => { if (/^\s*(:::|#\|)/m.test(p.textContent)) bad.push(`raw markup in an output: ${short(p.textContent)}`) })
+  document.querySelectorAll('code.sourceCode.html').forEach(c => { if (/^\s*<(div|table|style)\b/.test(c.textContent)) bad.push(`an output is shown as HTML source: ${short(c.textContent)}`) })
   const ids = [...document.querySelectorAll('[id]')].map(e => e.id)
   ids.filter((x, k) => ids.indexOf(x) != k).forEach(x => bad.push(`anchor #${x} is there twice`))
   return {bad, ids, links: [...document.querySelectorAll('a[href]')].map(a => a.href), title: document.title}

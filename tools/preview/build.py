@@ -5,13 +5,14 @@
 Fails, naming notebook and cell, on an unexecuted cell, an unknown citation, cross-reference or record, a picture without
 alternative text or over 200 KB, and TeX that cannot be drawn.
 """
-import html, json, posixpath, shutil, subprocess, sys, time
+import html, json, posixpath, re, shutil, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import yaml
 
 from pages import HERE, PROC, ROOT, Page, PageError, process
 from refs import Refs, bib_keys
+from search import script, sections
 
 OUT = ROOT/'_preview'
 READS = 'markdown-markdown_in_html_blocks+tex_math_single_backslash-yaml_metadata_block'
@@ -19,7 +20,7 @@ READS = 'markdown-markdown_in_html_blocks+tex_math_single_backslash-yaml_metadat
 
 class Site:
     def __init__(self, cfg, out=OUT):
-        self.cfg, self.out, self.problems = cfg, out, []
+        self.cfg, self.out, self.problems, self.rows = cfg, out, [], {}
         self.yml = yaml.safe_load((ROOT/'_quarto.yml').read_text())
         self.pages = {p.rel: p for p in map(Page, sorted(PROC.rglob('*.ipynb')))}
         self.keys = bib_keys((ROOT/'nbs'/self.yml['bibliography']).read_text())
@@ -41,15 +42,16 @@ class Site:
     def navigation(self, page):
         "Values of the template that come from _quarto.yml and the place of the page in it"
         web, repo = self.yml['website'], self.cfg.git_url
-        links = [self.anchor(i['href'], page, i['text']) for i in web['navbar']['left']]
+        here = next((s['section'] for s in web['sidebar']['contents'] if page.rel in s['contents']), None)
+        links = [self.anchor(i['href'], page, i['text'], ' class="here"' if i['text'] == here else '') for i in web['navbar']['left']]
         side = ''.join(f'<p>{html.escape(s["section"])}</p><ul>' + ''.join(f'<li>{self.anchor(r, page)}</li>' for r in s['contents'] if r in self.pages)
                        + '</ul>' for s in web['sidebar']['contents'])
         at = self.order.index(page.rel) if page.rel in self.order else None
         turn = [] if at is None else [f'<span>← {self.anchor(self.order[at-1], page)}</span>' if at else '<span></span>',
                                       f'<span>{self.anchor(self.order[at+1], page)} →</span>' if at+1 < len(self.order) else '']
         source = f'{repo}/blob/{self.cfg.branch}/{page.name}'
-        return dict(navbar=f'<a class="brand" href="{page.base}index.html">{self.cfg.title}</a>' + ''.join(links) + f'<a class="repo" href="{repo}">Repository</a>',
-                    sidebar=side, turn=''.join(turn), base=page.base, source=source, favicon=web['favicon'], card=web['open-graph']['image'],
+        return dict(navbar=f'<a class="brand" href="{page.base}index.html">{self.cfg.title}</a>' + ''.join(links), repo=repo,
+                    search='yes' if web['navbar'].get('search') else '', sidebar=side, turn=''.join(turn), base=page.base, source=source, favicon=web['favicon'], card=web['open-graph']['image'],
                     colab=source.replace('https://github.com/', 'https://colab.research.google.com/github/'))
 
     def link(self, page, target):
@@ -67,11 +69,13 @@ class Site:
         fail = lambda cell, text: bad.append(str(PageError(page.name, cell, text)))
         doc = json.loads(pandoc(['-f', READS, '-t', 'json', '--columns=1000'], page.markdown(self.out, fail))[0])
         doc = Refs(self.keys, fail, lambda target, cell: self.link(page, target))(doc)
-        plain = dict(pagetitle=page.title, subtitle=page.front.get('description', ''))
+        self.rows[page.rel] = sections(page, doc)
         args = ['-f', 'json', '-t', 'html5', '--standalone', '--mathml', '--toc', '--toc-depth=3', '--citeproc', f'--template={HERE/"page.html"}',
                 f'--bibliography={ROOT/"nbs"/self.yml["bibliography"]}', '-M', 'link-citations=true']
         for k, v in self.navigation(page).items(): args += ['-V', f'{k}={v}']
-        for k, v in plain.items(): args += ['-V', f'{k}={html.escape(" ".join(v.split()))}']
+        about = ' '.join(page.front.get('description', '').split())
+        for k, v in dict(pagetitle=page.title, about=about.replace('`', '')).items(): args += ['-V', f'{k}={html.escape(v)}']
+        args += ['-V', 'subtitle=' + re.sub('`(.+?)`', r'<code>\1</code>', html.escape(about))]
         text, warnings = pandoc(args, json.dumps(doc))
         bad += [f'{page.name}: {w}' for w in warnings.splitlines() if 'TeX' in w or 'citeproc' in w.lower()]
         (self.out/page.html).parent.mkdir(parents=True, exist_ok=True)
@@ -102,6 +106,7 @@ def main():
     site = Site(cfg)
     site.copy_assets()
     with ThreadPoolExecutor(2) as pool: site.problems += [p for found in pool.map(site.build, site.pages.values()) for p in found]
+    (OUT/'sections.js').write_text(script([r for rel in site.order for r in site.rows.get(rel, [])]), encoding='utf-8')
     for p in site.problems: print(p)
     print(f'{len(site.pages)} pages in _preview/, {time.time()-start:.0f} s' + (f', {len(site.problems)} complaints' if site.problems else ''))
     return bool(site.problems)

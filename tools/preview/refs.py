@@ -11,8 +11,9 @@ CALLOUT = re.compile(r'^callout-(note|tip|warning|important|caution)$')
 def text_of(node):
     "The plain text below a node"
     if isinstance(node, list): return ''.join(map(text_of, node))
-    if not isinstance(node, dict): return ''
-    if node['t'] in ('Str',): return node['c']
+    if not isinstance(node, dict) or node.get('t') in (None, 'RawInline', 'RawBlock'): return ''
+    if node['t'] == 'Str': return node['c']
+    if node['t'] == 'Cite': return text_of(node['c'][1])
     if node['t'] in ('Space', 'SoftBreak', 'LineBreak'): return ' '
     if node['t'] in ('Code', 'Math'): return node['c'][1]
     return text_of(node.get('c'))
@@ -26,12 +27,13 @@ class Refs:
     def __init__(self, keys, fail, link):
         "`keys`: citations of the bibliography; `fail(cell, text)`: complain; `link(target, cell)`: where a link leads"
         self.keys, self.fail, self.link = keys, fail, link
-        self.cell, self.labels, self.counts = None, {}, {}
+        self.cell, self.labels, self.counts, self.cited = None, {}, {}, False
 
     def __call__(self, doc):
         doc['blocks'] = self.number(doc['blocks'])
         self.cell = None
         doc['blocks'] = self.resolve(doc['blocks'])
+        if self.cited: doc['blocks'] += [{'t': 'Header', 'c': [2, ['references', [], []], inlines('References')[:-1]]}, {'t': 'Div', 'c': [['refs', [], []], []]}]
         return doc
 
     def see_cell(self, node):
@@ -109,6 +111,7 @@ class Refs:
         for i in ids:
             if REF.match(i) and i not in self.labels: self.fail(self.cell, f'unknown cross-reference @{i}')
             if not REF.match(i) and i not in self.keys: self.fail(self.cell, f'unknown citation @{i}')
+        self.cited = self.cited or any(i in self.keys for i in ids)
         if not all(map(REF.match, ids)): return [x]
         links = [{'t': 'Link', 'c': [['', ['ref'], []], inlines(self.labels[i])[:-1], [f'#{i}', '']]} for i in ids if i in self.labels]
         return [y for k, l in enumerate(links) for y in (([{'t': 'Str', 'c': ','}, {'t': 'Space'}] if k else []) + [l])]

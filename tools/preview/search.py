@@ -1,0 +1,35 @@
+"""The index that the preview's search box looks through: a row for each section of each page, written as a script."""
+import json
+from refs import text_of
+
+LONGEST = 1500  # characters of a section that are looked through
+
+
+def words_of(blocks):
+    "Text of blocks, without raw markup and without what cells show"
+    shown = [b for b in blocks if b['t'] != 'RawBlock' and not (b['t'] == 'CodeBlock' and 'output' in b['c'][0][1])]
+    return ' '.join(' '.join(spaced(b) for b in shown).split())[:LONGEST]
+
+
+def spaced(node):
+    "Like `text_of`, with room between blocks, cells and items"
+    if isinstance(node, dict) and node.get('t') == 'CodeBlock': return node['c'][1] + ' '
+    if isinstance(node, dict) and node.get('t') in ('Para', 'Plain', 'Header'): return text_of(node) + ' '
+    if isinstance(node, dict): return '' if node.get('t') in ('RawBlock', 'Str') else spaced(node.get('c'))
+    return ''.join(map(spaced, node)) if isinstance(node, list) else ''
+
+
+def sections(page, doc):
+    "Rows of one page: `[page title, section title, address, text]`"
+    rows, title, anchor, blocks = [], page.front.get('description', ''), '', []
+    def close(): rows.append([page.title, title, page.html + anchor, words_of(blocks)])
+    for b in doc['blocks']:
+        if b['t'] == 'Header' and b['c'][0] <= 3:
+            close()
+            title, anchor, blocks = text_of(b['c'][2]).strip(), f'#{b["c"][1][0]}', []
+        else: blocks.append(b)
+    close()
+    return [r for i, r in enumerate(rows) if r[1] or r[3] or not i]
+
+
+def script(rows): return f'window.SECTIONS = {json.dumps(rows, ensure_ascii=False, separators=(",", ":"))}\n'
