@@ -1,10 +1,10 @@
 "Evaluate: what is no lesson in nbs/08_evaluate.ipynb"
-import json, math, pytest, torch
+import json, math, numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from sklearn.calibration import calibration_curve
 from torch import nn
-from ekd_nb import evaluate as E
-from ekd_nb.data import EKDError
+from ekd_nb import corruptions as C, evaluate as E
+from ekd_nb.data import EKDError, ImageArrays
 from ekd_nb.student import branched_student
 from ekd_nb.teachers import TeacherEnsemble
 
@@ -153,4 +153,36 @@ def test_latencies_leave_the_mode_and_come_in_order():
     (lambda: E.teacher_similarity(student(), student(), batches(), n_images=1), 'n_images=1'),
     (lambda: E.latency(nn.Identity(), torch.zeros(1), repeats=0), 'repeats=0'), (lambda: E.evaluate_student(nn.Identity(), []), 'dl gave no batch')])
 def test_refusals(bad, says):
+    with pytest.raises(EKDError, match=says): bad()
+
+def pictures(n=6, channels=3, size=(9,12)): return np.random.default_rng(0).integers(0, 256, (n,*size,channels), dtype=np.uint8)
+
+@pytest.mark.parametrize('name', list(C.CORRUPTIONS))
+@pytest.mark.parametrize('channels', [1,3])
+def test_corruptions_of_any_size_are_seeded_and_leave_the_images_alone(name, channels):
+    x = pictures(channels=channels)
+    was = x.copy()
+    out = C.corrupt(x, name, 4)
+    assert out.dtype == torch.uint8 and tuple(out.shape) == x.shape and (x==was).all() and not torch.equal(out, torch.tensor(x))
+    assert torch.equal(C.corrupt(torch.tensor(x), name, 4), out) and torch.equal(C.corrupt(x[:2], name, 4), out[:2])
+    assert torch.equal(C.corrupt(x, name, 4, seed=1), out) == (name not in ('gaussian_noise', 'shot_noise', 'impulse_noise'))
+
+class Reddest(nn.Module):
+    def forward(self, x): return torch.stack((x[:,0].mean((1,2)), -x[:,0].mean((1,2))), 1)
+
+def test_accuracy_under_corruptions():
+    data = ImageArrays.from_arrays('made up', pictures(8), np.arange(8)%2, pictures(40, size=(9,12)), np.arange(40)%2, ['a','b'])
+    r = C.corruption_accuracy(Reddest(), data, ['jpeg', 'shot_noise'], (1,5), n_images=30, bs=7)
+    assert list(r) == ['clean', 'jpeg', 'shot_noise'] and [len(v) for v in r.values()] == [1,2,2] and json.dumps(r)
+    assert r == C.corruption_accuracy(Reddest(), data, ['jpeg', 'shot_noise'], (1,5), n_images=30, bs=50)
+    held = C.corruption_accuracy(Reddest(), data, [], rows=np.array([1,3,5]))
+    x = torch.tensor(data.x_train[[1,3,5]]).float()/255
+    norm = (x-torch.tensor(data.stats[0]))/torch.tensor(data.stats[1])
+    assert held == {'clean': [E.accuracy(Reddest()(norm.permute(0,3,1,2)), torch.tensor(data.y_train[[1,3,5]]))]}
+
+@pytest.mark.parametrize('bad, says', [
+    (lambda: C.corrupt(pictures()/255, 'jpeg', 1), 'x is float64'), (lambda: C.corrupt(pictures()[0], 'jpeg', 1), r'uint8 \[9, 12, 3\]'),
+    (lambda: C.corrupt(pictures(), 'rain', 1), "name='rain'"), (lambda: C.corrupt(pictures(), 'jpeg', 6), 'severity=6'),
+    (lambda: C.corruption_accuracy(Reddest(), None, n_images=0), 'n_images=0')])
+def test_refused_corruptions(bad, says):
     with pytest.raises(EKDError, match=says): bad()
