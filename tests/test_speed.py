@@ -1,14 +1,18 @@
 "Switches that make training faster must not change what is learned, and a memo must be shared without being asked for twice"
+from functools import partial
+from types import SimpleNamespace
 import pytest, torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from fastai.optimizer import SGD
 from ekd_nb.benchmark import QUICK, ratio, run60, spread
-from ekd_nb.cases import torch_sgd
+from ekd_nb.callbacks import DistillCallback, LossParts, StopOnNonFinite
 from ekd_nb.data import EKDError, image_dls, load_images, subset
+from ekd_nb.faster import Bfloat16, CompileStudent, FusedSGD, fast_teachers
 from ekd_nb.inference import deploy, fold_batchnorm
 from ekd_nb.learner import ekd_learner
 from ekd_nb.losses import EKDLoss
-from ekd_nb.memo import TeacherMemo
+from ekd_nb.memo import TeacherMemo, load_memo, save_memo
 from ekd_nb.models import get_model
 from ekd_nb.student import branched_student
 from ekd_nb.teachers import TeacherEnsemble
@@ -18,13 +22,13 @@ ROWS = subset(DATA.y_train, fraction=.1, seed=0)
 TEACHERS = TeacherEnsemble([get_model('resnet8-w4', 10, 1) for _ in range(2)])
 
 
-def trained(seed=0, memo=False, channels_last=False, stacked=False, n_branches=2, epochs=2, n_views=2, loss=None, **kw):
+def trained(seed=0, memo=False, channels_last=False, stacked=False, n_branches=2, epochs=2, n_views=2, loss=None, fit=None, **kw):
     torch.manual_seed(7)
     student = branched_student('resnet8-w4', n_branches, 10, split='layer1', in_channels=1, size=8, stacked=stacked)
     if channels_last: student.to(memory_format=torch.channels_last)
     dls = image_dls(DATA, ROWS, bs=64, seed=seed, n_views=n_views, channels_last=channels_last, device='cpu')
     learn = ekd_learner(dls, student, TEACHERS, memo=memo, loss_func=loss or EKDLoss(), **kw)
-    with learn.no_bar(), learn.no_logging(): learn.fit(epochs, 1e-2, wd=0.)
+    with learn.no_bar(), learn.no_logging(): learn.fit(epochs, 1e-2, **(fit or dict(wd=0.)))
     return learn
 
 
@@ -35,9 +39,70 @@ def weights(learn): return torch.cat([p.detach().flatten() for p in learn.model.
 def usual(): return weights(trained(opt_func=lambda p, **kw: SGD(p, mom=.9, **kw)))
 
 
-@pytest.mark.parametrize('kw', [dict(foreach=True), dict(fused=True)], ids=str)
-def test_torch_optimisers_learn_the_same(usual, kw):
-    assert torch.allclose(weights(trained(opt_func=torch_sgd(**kw))), usual, atol=1e-4)
+def test_fused_sgd_learns_the_same(usual):
+    assert torch.allclose(weights(trained(opt_func=FusedSGD)), usual, atol=1e-4)
+
+
+@pytest.mark.parametrize('wd', [0., 1e-2])
+def test_fused_sgd_decays_as_the_recipe_of_the_experiments(wd):
+    kw = dict(wd=wd, wd_bn_bias=True, fit=dict(wd=wd))
+    want = weights(trained(opt_func=partial(SGD, mom=.9, decouple_wd=False), **kw))
+    assert torch.allclose(weights(trained(opt_func=FusedSGD, **kw)), want, atol=1e-5)
+
+
+def test_fused_sgd_refuses_to_spare_biases():
+    with pytest.raises(EKDError, match='wd_bn_bias'): trained(opt_func=FusedSGD, fit=dict(wd=1e-2))
+
+
+def test_fused_sgd_follows_a_schedule_and_frozen_layers():
+    def run(opt_func):
+        learn = trained(opt_func=opt_func, epochs=0)
+        learn.freeze_to(1)
+        with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(2, 1e-2, wd=0.)
+        return learn, weights(learn)
+    (theirs, a), (learn, b) = run(partial(SGD, mom=.9, decouple_wd=False)), run(FusedSGD)
+    assert torch.allclose(a, b, atol=1e-5)
+    for k in ('mom', 'lr'): assert learn.opt.hypers[-1][k] == theirs.opt.hypers[-1][k] != dict(mom=.9, lr=1e-2)[k]
+    assert not any(p.requires_grad for p in learn.model.trunk.parameters() if p.ndim == 4)
+
+
+# ---- precision
+
+def test_bfloat16_changes_the_precision_and_little_else(usual):
+    half = weights(trained(opt_func=partial(SGD, mom=.9), cbs=Bfloat16()))
+    assert half.dtype == torch.float32 and not torch.equal(half, usual)
+    assert torch.allclose(half, usual, atol=.05)
+
+
+def test_a_memo_filled_in_bfloat16_is_not_for_float32(tmp_path):
+    new = lambda: TeacherMemo(TEACHERS, ROWS, DATA.views, 2, DATA.fingerprint)
+    memo = new()
+    trained(memo=memo, epochs=1, cbs=Bfloat16())
+    path = save_memo(memo, tmp_path/'m.safetensors')
+    for m in (memo, load_memo(new(), path)):
+        assert m.precision == 'bfloat16'
+        with pytest.raises(EKDError, match='filled in bfloat16'): trained(memo=m, epochs=1)
+        trained(memo=m, epochs=1, cbs=Bfloat16())
+
+
+def test_compiled_student_learns_the_same_and_is_left_alone(usual, tmp_path):
+    learn = trained(opt_func=partial(SGD, mom=.9), cbs=CompileStudent(backend='aot_eager'))
+    assert torch.allclose(weights(learn), usual, atol=1e-3)
+    assert learn.compile_student.first_s > 0 and learn.model._compiled_call_impl is None
+    learn.export(tmp_path/'s.pkl')
+
+
+@pytest.mark.parametrize('arch', ['resnet8', 'resnet8x4', 'wrn_10_1', 'densenet_40_12'])
+@pytest.mark.parametrize('precision,tol', [('float32', 1e-5), ('bfloat16', .05)])
+def test_fast_teachers_say_the_same(arch, precision, tol):
+    torch.manual_seed(0)
+    m = get_model(arch, 10, 1)
+    for _ in range(3): m(torch.randn(32, 1, 16, 16))
+    x, old = torch.randn(8, 1, 16, 16), TeacherEnsemble([m])
+    new = fast_teachers(old, precision, x)
+    for a, b in ((old(x).logits, new(x).logits), (old(x).features[0], new(x).features[0].float())):
+        assert (a-b).abs().max() < tol*a.abs().max()
+    assert new.names == old.names and all(p.dtype == torch.float32 for p in old.parameters())
 
 
 @pytest.mark.parametrize('kw', [dict(channels_last=True), dict(stacked=True)], ids=str)
@@ -83,3 +148,43 @@ def test_ratios_are_of_one_round():
 
 
 def test_quick_is_quick(): assert QUICK['rounds'] >= 5 and QUICK['images'] < 1024
+
+
+# ---- nothing waits for a GPU
+
+class NoWait(TorchDispatchMode):
+    "Copies to the device must not block, and nothing may be copied or read back from it"
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default and args[0].device != out.device:
+            assert out.device.type == 'meta' and kwargs.get('non_blocking'), f'{args[0].device} to {out.device} waits'
+        return out
+
+
+@pytest.mark.parametrize('n_views', [2, 1])
+def test_no_batch_waits_for_the_device(n_views):
+    "PyTorch's meta device holds no numbers, so whatever would read one back fails, as it would make a GPU wait"
+    dl = image_dls(DATA, ROWS, bs=32, n_views=2, device='meta').train
+    student, teachers = (m.to('meta') for m in (branched_student('resnet8-w4', 2, 10, split='layer1', in_channels=1, size=8), TeacherEnsemble(list(TEACHERS.models))))
+    memo = TeacherMemo(teachers, ROWS, DATA.views, n_views, device='meta')
+    learn = SimpleNamespace(model=student, loss_func=EKDLoss(), iter=0)
+    distill, parts, stop = DistillCallback(teachers, memo), LossParts(), StopOnNonFinite()
+    for cb in (distill, parts, stop): cb.learn = learn
+    parts.asked = learn.loss_func; parts.before_train(); stop.before_train()
+    opt = torch.optim.SGD(student.parameters(), .1, momentum=.9, foreach=True)
+    dl.make_batch(torch.arange(2))   # the images move once
+    with NoWait():
+        for idxs in (torch.arange(32), torch.arange(32), torch.arange(16, 48), torch.arange(16, 48)):
+            x, y = dl.make_batch(idxs)
+            learn.xb = (x,)
+            distill.before_batch()
+            x, y = (o.as_subclass(torch.Tensor) for o in (x, y))   # as fastai's CastToTensor
+            learn.xb, learn.pred = (x,), student(x)
+            distill.after_pred()
+            learn.loss = learn.loss_func(learn.pred, y)
+            for cb in (parts, stop): cb.after_loss()
+            learn.loss.backward(); opt.step(); opt.zero_grad()
+            dl.epoch += n_views == 2 and learn.iter == 1
+            learn.iter += 1
+    assert memo.hits and memo.misses and memo.table.device.type == 'meta'
+    with pytest.raises(AssertionError, match='waits'), NoWait(): torch.zeros(2).to('meta')
