@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from fastai.callback.core import Callback, CancelEpochException
-from fastai.torch_core import is_listy, rank_distrib
+from fastai.callback.progress import CSVLogger
+from fastai.torch_core import is_listy, num_distrib, rank_distrib
 
 from .data import EKDError
 from .memo import load_memo, save_memo
@@ -87,6 +88,12 @@ def fitting(learn): return not learn.lock.locked() and not hasattr(learn, 'lr_fi
 def _place(path): return tuple(map(int, re.match(r'fit(\d+)-epoch(\d+)-', path.name).groups()))
 def _digest(data): return hashlib.sha256(data).hexdigest()[:16]
 def _bare(learn): return getattr(learn.model, 'module', learn.model)
+def _from_ranks(o):
+    "What each process of a distributed run has"
+    if num_distrib()<2 or not torch.distributed.is_initialized(): return [o]
+    every = [None]*num_distrib()
+    torch.distributed.all_gather_object(every, o)
+    return every
 def _memo(learn): return getattr(getattr(learn, 'distill', None), 'memo', None) or None
 
 class Checkpoint(Callback):
@@ -157,16 +164,18 @@ class Checkpoint(Callback):
         "Refuse the checkpoint of another run"
         n,mine = self.learn.n_epoch,{k: v.shape for k,v in _bare(self.learn).state_dict().items()}
         if s['n_epoch']!=n: raise EKDError(f"folder: {path} belongs to a run of {s['n_epoch']} epochs, this one has {n}; choose another folder")
+        if (ranks := 1+len(s.get('other_rngs', [])))!=max(num_distrib(), 1): raise EKDError(f'folder: {path} belongs to a run of {ranks} processes, this one has {max(num_distrib(), 1)}; start as many or choose another folder')
         if s['data']!=self._data(): raise EKDError(f"folder: {path} belongs to a run on other data; choose another folder")
         if {k: v.shape for k,v in s['model'].items()}!=mine: raise EKDError(f'folder: {path} holds another network; choose another folder')
 
     def _data(self): return str(getattr(self.learn.dls, 'data_fingerprint', ''))
 
     def _save(self):
-        if self.complete is None or rank_distrib(): return
-        epoch,self.complete = self.complete,None
+        if self.complete is None: return
+        epoch,self.complete,rngs = self.complete,None,_from_ranks(rng_state(self.learn.dls.train))
+        if rank_distrib(): return
         out = io.BytesIO()
-        torch.save(plain(self._state(epoch)), out)
+        torch.save(plain(self._state(epoch, rngs)), out)
         name = f'fit{self.n_fit}-epoch{epoch:04d}-{_digest(out.getbuffer())}.pth'
         try:
             self._save_memo()
@@ -176,17 +185,20 @@ class Checkpoint(Callback):
             return
         for old in self.files()[:-self.keep]: old.unlink(missing_ok=True)
 
-    def _state(self, epoch):
+    def _state(self, epoch, rngs):
         learn,model,dl = self.learn,_bare(self.learn),self.learn.dls.train
         s = dict(fit=self.n_fit, epoch=epoch, n_epoch=learn.n_epoch, stopped=self.stopped, data=self._data(), train_iter=learn.train_iter,
-                 model=model.state_dict(), opt=learn.opt.state_dict(), rng=rng_state(dl), loader_epoch=getattr(dl, 'epoch', None))
+                 model=model.state_dict(), opt=learn.opt.state_dict(), rng=rngs[0], other_rngs=rngs[1:], loader_epoch=getattr(dl, 'epoch', None))
         if (r := getattr(learn, 'recorder', None)) is not None:
             s['recorder'] = dict(values=r.values, iters=r.iters, lrs=r.lrs, losses=torch.stack(r.losses) if r.losses else torch.zeros(0),
                                  smooth=[r.smooth_loss.count, r.smooth_loss.val])
         s['cbs'] = {cb.name: {k: v for k in ('best', 'wait', 'count') if isinstance(v := vars(cb).get(k), (int, float))} for cb in learn.cbs}
         if s['cbs'].get('gradient_accumulation', {}).get('count'): s['grads'] = [p.grad for p in model.parameters()]
         if (scaler := getattr(learn, 'scaler', None)) is not None: s['scaler'] = scaler.state_dict()
+        s['csv'] = [Path(f.name).read_text() for f in self._csv_files()]
         return s
+
+    def _csv_files(self): return [cb.file for cb in self.learn._grab_cbs(CSVLogger) if not getattr(vars(cb).get('file'), 'closed', True)]
 
     def _restore(self):
         for cb in self.muted: cb.run = True
@@ -202,10 +214,11 @@ class Checkpoint(Callback):
             r.smooth_loss.count,r.smooth_loss.val = s['recorder']['smooth']
         for cb in learn.cbs: vars(cb).update(s['cbs'].get(cb.name, {}))
         for p,g in zip(model.parameters(), s.get('grads', [])): p.grad = None if g is None else g.to(device)
+        for f,text in zip(self._csv_files(), s.get('csv', [])): f.seek(0); f.truncate(); f.write(text); f.flush()
         if s.get('scaler') and getattr(learn, 'scaler', None) is not None: learn.scaler.load_state_dict(s['scaler'])
         self._load_memo()
         if s['loader_epoch'] is not None: dl.epoch = s['loader_epoch']
-        set_rng_state(s['rng'], dl)
+        set_rng_state([s['rng'], *s.get('other_rngs', [])][rank_distrib()], dl)
 
     def _save_memo(self):
         memo = _memo(self.learn)

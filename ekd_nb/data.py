@@ -73,7 +73,7 @@ class PixelNormalize(Normalize):
         self.format = torch.channels_last if channels_last else torch.contiguous_format
 
     def encodes(self, x:TensorImage):
-        mean,std = self.mean.to(x.device),self.std.to(x.device)
+        mean,std = (o.to(x.device, non_blocking=True) for o in (self.mean,self.std))
         return x.to(torch.float32, memory_format=self.format, copy=True).mul_(1/(255*std)).sub_(mean/std)
 
     def decodes(self, x:TensorImage): return (x*self.std.to(x.device) + self.mean.to(x.device)).clamp(0,1)
@@ -177,27 +177,38 @@ class ViewLoader(TfmdDL):
             self._order = view_order(len(self.dataset.store.x), self.dataset.views, self.n_views, self.seed)
         return self._order[rows, self.epoch%self._order.shape[1]].long()
 
-    def make_batch(self,
+    def raw_batch(self,
         idxs:LongTensor # positions in the data set, int64 [B]
-    )->tuple: # images, float32 [B,C,H,W], normalised; labels, int64 [B]
+    )->tuple: # images, uint8 [B,C,H,W], with their key; labels, int64 [B]
         "The images at `idxs` in their views of this epoch"
         ds,store = self.dataset,self.dataset.store.to(self.device)
         rows = ds.rows[idxs]
-        view,at = self.views_of(rows),rows.to(store.x.device)
+        view,at = self.views_of(rows),rows.to(store.x.device, non_blocking=True)
         x = store.x.index_select(0, at)
-        x = crop_flip(x, view.to(x.device), ds.views) if self.augment else x.permute(0,3,1,2)
-        y = () if store.y is None else (TensorCategory(store.y[at]),)
-        b = self.after_batch((ds.image_type(x), *y))
-        b[0].key = ViewKey(rows,view) if ds.train else None
+        x = ds.image_type(crop_flip(x, view.to(x.device, non_blocking=True), ds.views) if self.augment else x.permute(0,3,1,2))
+        x.key = ViewKey(rows,view) if ds.train else None
+        return x, *(() if store.y is None else (TensorCategory(store.y[at]),))
+
+    def make_batch(self,
+        idxs:LongTensor # positions in the data set, int64 [B]
+    )->tuple: # images, float32 [B,C,H,W], normalised; labels, int64 [B]
+        "`raw_batch`, normalised"
+        raw = self.raw_batch(idxs)
+        b = self.after_batch(raw)
+        b[0].key = raw[0].key
         return b
+
+    def _chunks(self, idxs):
+        idxs = torch.tensor(list(idxs), dtype=torch.long)
+        return [i for i in idxs.split(self.bs) if len(i)==self.bs or not self.drop_last] if len(idxs) else []
 
     def __iter__(self):
         self.before_iter()
-        idxs = torch.tensor(list(islice(self.get_idxs(), self.n)), dtype=torch.long)
-        for i in idxs.split(self.bs) if len(idxs) else ():
-            if len(i)==self.bs or not self.drop_last: yield self.make_batch(i)
-        self.epoch += 1
+        for i in self._chunks(islice(self.get_idxs(), self.n)): yield self.make_batch(i)
         self.after_iter()
+
+    def create_batches(self, samps): return map(self.raw_batch, self._chunks(samps))   # asked for by fastai's DistributedDL
+    def after_iter(self): self.epoch += 1
 
     def new(self, dataset=None, cls=None, process=None, **kwargs):
         if dataset is not None and not isinstance(dataset, ViewDataset): dataset = self.dataset.test(dataset)

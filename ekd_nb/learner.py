@@ -23,6 +23,7 @@ from fastai.data.transforms import get_c
 
 from .data import EKDError
 from .callbacks import BranchAccuracy, BranchLogits, DeadBranch, DistillCallback, LossPart, LossParts, StopOnNonFinite, check_memo
+from .distributed import RankSync
 from .losses import EKDLoss, assignment
 from .student import BranchedStudent, StudentOutput, branched_student, build
 from .teachers import TeacherEnsemble, check_teachers
@@ -69,7 +70,7 @@ def teacher_learner(
     n_out = _classes(dls, n_out, y)
     model = build(arch, n_out, x.shape[1])
     _try_network(model, x, n_out)
-    return Learner(dls, model, loss_func=loss_func or CrossEntropyLossFlat(), metrics=metrics, cbs=_with(cbs, StopOnNonFinite()), **kwargs)
+    return Learner(dls, model, loss_func=loss_func or CrossEntropyLossFlat(), metrics=metrics, cbs=_with(cbs, StopOnNonFinite(), RankSync()), **kwargs)
 
 def _try_network(model, x, n_out):
     was = [m for m in model.modules() if m.training]
@@ -197,7 +198,7 @@ def ekd_learner(
     student = _student(arch, n_branches, teachers, n_out, split, fusion, x, cut)
     if trunk_grad is None and student.trunk_grad is None and getattr(loss_func, 'reduce', 'sum')=='mean': trunk_grad = 1.
     if trunk_grad is not None: student.trunk_grad = trunk_grad
-    extra = [LossParts(), BranchLogits(), StopOnNonFinite(), DeadBranch()]
+    extra = [LossParts(), BranchLogits(), StopOnNonFinite(), DeadBranch(), RankSync()]
     if out is not None:
         who = assignment(student.n_branches, len(teachers), getattr(loss_func, 'assign', None))
         extra.append(DistillCallback(teachers, memo))
