@@ -13,13 +13,13 @@ from .arrays import EKDError
 from .style import INK, METHOD_COLORS, axes, styled, teacher_color
 
 # %% ../nbs/10_diagrams.ipynb #3ad847ad
-def _box(ax, x, y, w, h, text, color):
+def _box(ax, x, y, w, h, text, color):   # a long text is written smaller
     ax.add_patch(FancyBboxPatch((x-w/2,y-h/2), w, h, boxstyle='round,pad=0,rounding_size=.12', fc=color+'22', ec=color, lw=1.6))
-    ax.text(x, y, text, ha='center', va='center', color=color)
+    ax.text(x, y, text, ha='center', va='center', color=color, fontsize=min(11, 11*w*6.5/len(text)))
 
-def _node(ax, x, y, text, color, r=.3):
+def _node(ax, x, y, text, color, r=.3, size=12):
     ax.add_patch(Circle((x,y), r, fc=color+'22', ec=color, lw=1.6, zorder=3))
-    ax.text(x, y, text, ha='center', va='center', color=color, fontsize=12, zorder=4)
+    ax.text(x, y, text, ha='center', va='center', color=color, fontsize=size, zorder=4)
 
 def _arrow(ax, a, b, color=INK, text='', at=None, dashed=False, **kw):
     ax.add_patch(FancyArrowPatch(a, b, arrowstyle='-|>', mutation_scale=13, color=color, lw=1.6, ls=(0,(4,2)) if dashed else '-',
@@ -44,7 +44,7 @@ def idea(
     "Teachers above, a branch of the student below each"
     names,step,ens = _names(n_branches, teacher_names),1.9,METHOD_COLORS['ekd']
     last,right = (n_branches-1)*step,(n_branches-1)*step+2.2
-    ax = axes(ax, (.62*(right+2.6), .62*6.5))
+    ax = axes(ax, (.53*(right+2.6), .53*6.5))
     ax.set(xlim=(-1.2,right+1.4), ylim=(-1.25,5.25), aspect='equal'); ax.axis('off')
     ax.text(last/2, 5, 'teachers: large, trained, frozen', ha='center', va='center')
     _ring(ax, -1.05, right+1.25, -.35, 2.45, .2)
@@ -59,8 +59,8 @@ def idea(
     _box(ax, right, 4.2, 1.3, .8, 'labels', INK)
     _arrow(ax, (right,3.8), (right,2.47), INK)
     _ring(ax, -.93, last+.93, 1.42, 2.37, .25)
-    _arrow(ax, (last+.93,1.9), (right-.44,1.9)); _node(ax, right, 1.9, 'mean', ens, .43)
-    _arrow(ax, (right,1.45), (right,.86), ens); ax.text(right, .6, 'prediction', color=ens, ha='center', va='center', weight='bold')
+    _arrow(ax, (last+.93,1.9), (right-.51,1.9)); _node(ax, right, 1.9, 'mean', ens, .5, 10)
+    _arrow(ax, (right,1.39), (right,.86), ens); ax.text(right, .6, 'prediction', color=ens, ha='center', va='center', weight='bold')
     return ax
 
 # %% ../nbs/10_diagrams.ipynb #b17b85ea

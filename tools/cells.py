@@ -28,6 +28,11 @@ def options(source):
     return (d if isinstance(d, dict) else {}), '\n'.join(lines).strip('\n')
 
 
+def prose(source):
+    "A markdown cell without the directives above it, as Quarto reads it"
+    return re.sub(r'\A(?:#\|.*(?:\n|\Z))+', '', joined(source))
+
+
 def fenced(text, lang=''):
     fence = '`'*max(3, 1+max((len(m) for m in re.findall(r'`+', text)), default=0))
     return f'{fence}{lang}\n{text}\n{fence}'

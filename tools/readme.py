@@ -8,7 +8,7 @@ callouts become GitHub's. `--check` writes nothing and fails when README.md or a
 import json, os, re, sys
 from pathlib import Path
 
-from cells import EXT, PageError, code_markdown, joined, options
+from cells import EXT, PageError, code_markdown, joined, options, prose
 
 ROOT = Path(__file__).resolve().parents[1]
 HIDDEN = re.compile(r'^\s*#\|\s*(hide|export\w*|default_exp)\b', re.M)
@@ -18,7 +18,7 @@ CALLOUT = re.compile(r'^:{3,}\s*\{?\s*\.?callout-(\w+)[^\n]*\n(.*?)^:{3,}\s*$', 
 DIV = re.compile(r'^:{3,}.*\n?', re.M)
 
 
-def prose(text):
+def github(text):
     "Markdown of the site as GitHub reads it"
     quote = lambda m: f'> [!{m[1].upper()}]\n' + '\n'.join(f'> {l}'.rstrip() for l in m[2].strip().splitlines()) + '\n'
     text = DIV.sub('', CALLOUT.sub(quote, text))
@@ -35,7 +35,7 @@ def readme(nb, name='nbs/index.ipynb'):
     for i, cell in enumerate(nb['cells']):
         src = joined(cell['source'])
         if cell['cell_type'] == 'markdown':
-            parts.append(prose(src))
+            parts.append(github(prose(src)))
             if m := re.search(r'(?<![\w`\[])\[?@(?!\w+\.)[\w-]+', outside_code(src)):
                 raise PageError(name, i, f'{m[0]!r} is a citation or cross-reference; README.md cannot resolve it, write a link')
         if cell['cell_type'] != 'code' or HIDDEN.search(src): continue
@@ -47,7 +47,7 @@ def readme(nb, name='nbs/index.ipynb'):
             if not alt: raise PageError(name, i, 'shows a picture without `#| fig-alt:`')
             return f'![{" ".join(str(alt).split())}]({path})'
         parts.append(code_markdown(cell, image))
-        if 'asis' == options(src)[0].get('output'): parts[-1] = prose(parts[-1])
+        if 'asis' == options(src)[0].get('output'): parts[-1] = github(parts[-1])
     text = '\n\n'.join(p.strip('\n') for p in parts if p.strip())
     head, _, rest = text.partition('\n')
     return f'{head}\n\n{NOTICE}\n{rest}\n', pictures

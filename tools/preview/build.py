@@ -18,6 +18,9 @@ OUT = ROOT/'_preview'
 READS = 'markdown-markdown_in_html_blocks+tex_math_single_backslash-yaml_metadata_block'
 
 
+def entry(item): return (item['href'], item.get('text')) if isinstance(item, dict) else (item, None)
+
+
 class Site:
     def __init__(self, cfg, out=OUT):
         self.cfg, self.out, self.problems, self.rows = cfg, out, [], {}
@@ -27,7 +30,7 @@ class Site:
         self.order = self.sidebar_order()
 
     def sidebar_order(self):
-        walk = lambda items: [r for i in items for r in (walk(i['contents']) if isinstance(i, dict) else [i])]
+        walk = lambda items: [r for i in items for r in (walk(i['contents']) if isinstance(i, dict) and 'contents' in i else [entry(i)[0]])]
         order = walk(self.yml['website']['sidebar']['contents'])
         self.problems += [f'_quarto.yml: the sidebar names {r}, which does not exist' for r in order if r not in self.pages]
         self.problems += [f'{p.name}: is not in the sidebar of _quarto.yml' for p in self.pages.values() if p.rel not in order]
@@ -42,9 +45,9 @@ class Site:
     def navigation(self, page):
         "Values of the template that come from _quarto.yml and the place of the page in it"
         web, repo = self.yml['website'], self.cfg.git_url
-        here = next((s['section'] for s in web['sidebar']['contents'] if page.rel in s['contents']), None)
+        here = next((s['section'] for s in web['sidebar']['contents'] if page.rel in [entry(i)[0] for i in s['contents']]), None)
         links = [self.anchor(i['href'], page, i['text'], ' class="here"' if i['text'] == here else '') for i in web['navbar']['left']]
-        side = ''.join(f'<p>{html.escape(s["section"])}</p><ul>' + ''.join(f'<li>{self.anchor(r, page)}</li>' for r in s['contents'] if r in self.pages)
+        side = ''.join(f'<p>{html.escape(s["section"])}</p><ul>' + ''.join(f'<li>{self.anchor(r, page, text)}</li>' for r, text in map(entry, s['contents']) if r in self.pages)
                        + '</ul>' for s in web['sidebar']['contents'])
         at = self.order.index(page.rel) if page.rel in self.order else None
         turn = [] if at is None else [f'<span>← {self.anchor(self.order[at-1], page)}</span>' if at else '<span></span>',

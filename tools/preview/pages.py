@@ -8,7 +8,7 @@ ROOT = HERE.parents[1]
 PROC = ROOT/'_proc'
 MAX_FIGURE = 200_000
 sys.path.insert(0, str(HERE.parent))
-from cells import EXT, PageError, code_markdown, joined
+from cells import EXT, PageError, code_markdown, joined, prose
 from check_notebooks import check_executed, check_source, name_of, notebooks
 
 
@@ -51,7 +51,7 @@ class Page:
         for c in self.nb['cells']:
             cell_no = self.number.get(c.get('id'), cell_no)
             parts.append(f'<!--cell {"-" if cell_no is None else cell_no}-->')
-            if c['cell_type'] == 'markdown': parts.append(joined(c['source']))
+            if c['cell_type'] == 'markdown': parts.append(prose(c['source']))
             if c['cell_type'] != 'code': continue
             self.check_records(joined(c['source']), cell_no, fail)
             image = lambda kind, data, opts, k: self.image(out, cell_no, fail, kind, data, opts, k)
