@@ -1,11 +1,13 @@
 "The preview resolves what Quarto would, and its checker sees what a reader would stumble over."
-import json, shutil, sys
+import base64, json, re, shutil, sys
 from pathlib import Path
+from types import SimpleNamespace
 import pytest
 
 TOOLS = Path(__file__).resolve().parents[1]/'tools'
 sys.path[:0] = [str(TOOLS), str(TOOLS/'preview')]
-import build, check
+import build, check, pages
+from search import sections
 from refs import Refs, bib_keys
 
 
@@ -43,17 +45,159 @@ def test_callouts_and_links():
 
 def test_bibliography_has_the_works_that_pages_lean_on():
     keys = bib_keys((TOOLS.parent/'nbs/references.bib').read_text())
-    assert {'asif2020ekd', 'hinton2015kd', 'romero2015fitnets', 'lan2018one', 'zhang2018dml', 'tian2020crd', 'zhao2022dkd'} <= keys
+    assert {'asif2020ekd', 'hinton2015kd', 'romero2015fitnets', 'zagoruyko2017at', 'park2019rkd', 'tung2019sp', 'tian2020crd', 'zhao2022dkd', 'huang2022dist', 'sun2024ls', 'lan2018one',
+            'song2018clilr', 'zhang2018dml', 'chen2020okddip', 'gou2021survey', 'he2016resnet', 'zagoruyko2016wrn', 'huang2017densenet', 'guo2017calibration', 'kornblith2019cka',
+            'krizhevsky2009cifar', 'howard2020fastai', 'nbdev'} <= keys
 
 
+
+
+def md(src): return {'cell_type': 'markdown', 'id': 'm', 'metadata': {}, 'source': src}
+def code(src, *outputs): return {'cell_type': 'code', 'id': 'c', 'metadata': {}, 'execution_count': None, 'source': src, 'outputs': list(outputs)}
+def shown(**data): return {'output_type': 'execute_result', 'metadata': {}, 'execution_count': None, 'data': {k.replace('_', '/'): v for k, v in data.items()}}
+def said(text, name='stdout'): return {'output_type': 'stream', 'name': name, 'text': text}
+def picture(n=100): return shown(image_png=base64.b64encode(b'\x89PNG'+bytes(n)).decode())
+
+
+class Project:
+    "A project of a few pages in a folder of its own, as far as the preview looks at one"
+    def __init__(self, root, monkeypatch):
+        self.root = root
+        for m in (build, pages): monkeypatch.setattr(m, 'ROOT', root), monkeypatch.setattr(m, 'PROC', root/'_proc')
+        monkeypatch.setattr(build, 'OUT', root/'_preview')
+        monkeypatch.setattr(build, 'process', lambda: SimpleNamespace(git_url='https://github.com/me/it', branch='main', title='it', doc_url='https://me.github.io/it'))
+        for f in ('references.bib', 'styles.css', 'scripts.html'): self.put(f, (TOOLS.parent/'nbs'/f).read_text())
+        (root/'_proc/images').mkdir()
+        for f in ('card.png', 'favicon.png'): shutil.copy(TOOLS.parent/'nbs/images'/f, root/'_proc/images')
+        self.page('index.ipynb', 'Home', md('First [the other](more.ipynb#deep).'))
+        self.page('more.ipynb', 'More', md('Words about `code` [@hinton2015kd].'), md('## Deep'), md('Here the *aardvark* lives.'))
+        self.sidebar('index.ipynb', 'more.ipynb', 'x.ipynb')
+
+    def put(self, name, text):
+        for d in ('nbs', '_proc'):
+            (self.root/d).mkdir(exist_ok=True)
+            (self.root/d/name).write_text(text)
+
+    def page(self, name, title, *cells, description='about `it`'):
+        front = {'cell_type': 'raw', 'id': 'raw', 'metadata': {}, 'source': f'---\ntitle: {title}\ndescription: {description!r}\n---'}
+        cells = [dict(c, id=f'{c["id"]}{i}') for i, c in enumerate(cells)]
+        self.put(name, json.dumps({'cells': [front, *cells], 'metadata': {}, 'nbformat': 4, 'nbformat_minor': 5}))
+
+    def sidebar(self, *names):
+        nav = '\n'.join(f'          - {n}' for n in names)
+        yml = (TOOLS.parent/'_quarto.yml').read_text()
+        at, end = yml.index('    contents:\n'), yml.index('\nmetadata-files')
+        yml = re.sub(r'left:\n(?:(?:      ).*\n)+', 'left:\n      - text: Start\n        href: index.ipynb\n', yml[:at]) + f'    contents:\n      - section: Start\n        contents:\n{nav}\n' + yml[end:]
+        (self.root/'_quarto.yml').write_text(yml)
+
+    def build(self, *cells):
+        "Is anything wrong with these cells on a page of their own?"
+        self.page('x.ipynb', 'X', *cells)
+        return build.main()
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch): return Project(tmp_path, monkeypatch)
+
+
+def test_a_sound_page_is_built(project, capsys):
+    assert not project.build(md('Text, $x^2$.'), code('1+1', shown(text_plain='2'))), capsys.readouterr().out
+    text = (project.root/'_preview/x.html').read_text()
+    for part in ('<math', '<title>X</title>', 'about <code>it</code>', 'content="about it"', 'blob/main/nbs/x.ipynb', 'colab.research.google.com/github/me/it/blob/main/nbs/x.ipynb',
+                 'property="og:image" content="images/card.png"', 'aria-current="page"', 'id="search"'): assert part in text, part
+
+
+@pytest.mark.parametrize('cell, says', [
+    (code("json.load(open('../results/runs/gone.json'))", said('{}')), 'reads the record results/runs/gone.json, which does not exist'),
+    (md('As @nobody2020 says'), 'unknown citation @nobody2020'), (md('See @fig-none'), 'unknown cross-reference @fig-none'), (md('See [it](gone.ipynb)'), 'links to gone.ipynb, which does not exist'),
+    (code('print(1)'), 'it was not executed'), (code('1/0', {'output_type': 'error', 'ename': 'ZeroDivisionError', 'evalue': 'division by zero', 'traceback': []}), 'has a stored error'),
+    (code('plot()', picture()), 'without alternative text'), (code('#| fig-alt: "a curve"\nplot()', picture(200_001)), 'picture of 200 KB; 200 KB are allowed')])
+def test_bad_input_fails_with_notebook_and_cell(project, capsys, cell, says):
+    assert project.build(md('Text.'), code('1', shown(text_plain='1')), cell)
+    said = [l for l in capsys.readouterr().out.splitlines() if says in l]
+    assert said and all(l.startswith('nbs/x.ipynb, cell 3') for l in said)
+
+
+def test_tex_that_cannot_be_drawn_fails(project, capsys):
+    assert project.build(md(r'$$\frac{1}{$$')) and 'nbs/x.ipynb' in capsys.readouterr().out
+
+
+def test_a_page_outside_the_sidebar_and_a_name_without_a_page_fail(project, capsys):
+    project.sidebar('index.ipynb', 'x.ipynb', 'gone.ipynb')
+    assert project.build(md('Text.'))
+    out = capsys.readouterr().out
+    assert 'nbs/more.ipynb: is not in the sidebar' in out and 'the sidebar names gone.ipynb, which does not exist' in out
+
+
+def test_an_output_in_several_forms_is_shown_as_quarto_would(project):
+    project.build(code('t', shown(text_markdown='```html\n<table>\n```', text_html='<table class="t"><tr><td>7</td></tr></table>', text_plain='t')),
+                  code('s', shown(text_html='<style>x {}</style>', text_plain='<HTML object>')), code('p', said('one\n'), said('hush', 'stderr'), said('two\n')))
+    text = (project.root/'_preview/x.html').read_text()
+    assert '<table class="t">' in text and '&lt;table' not in text and 'HTML object' not in text
+    assert 'one\ntwo' in text and 'hush' not in text
+
+
+def test_folded_code_and_directives_of_markdown(project):
+    project.build(md('#| export\nA paragraph.'), code('#| code-fold: true\n#| code-summary: "Much ado"\nx = 1'))
+    text = (project.root/'_preview/x.html').read_text()
+    assert '#|' not in text and '```' not in text and '<details><summary>Much ado</summary>' in text and 'class="sourceCode' in text
+
+
+def test_sections_of_a_page_can_be_searched():
+    doc = json.loads(build.pandoc(['-f', build.READS, '-t', 'json'], 'Before.\n\n## One {#one}\n\nText $x$ and `code`.\n\n```{.output}\nnoise\n```\n\n| a | b |\n|---|---|\n| c | d |\n\n### Two {#two}\n\n- e\n- f')[0])
+    rows = sections(SimpleNamespace(title='T', html='t.html', front={'description': 'about'}), doc)
+    assert rows == [['T', 'about', 't.html', 'Before.'], ['T', 'One', 't.html#one', 'Text x and code. a b c d'], ['T', 'Two', 't.html#two', 'e f']]
+
+
+def test_the_search_box_finds_a_section_and_goes_there(project):
+    from playwright.sync_api import sync_playwright
+    browser = next(filter(None, map(shutil.which, check.BROWSERS)), None)
+    if not browser: pytest.skip('no Chromium on this machine')
+    project.build(md('Nothing.'))
+    server, base = check.serve(project.root/'_preview')
+    with sync_playwright() as p:
+        chrome = p.chromium.launch(executable_path=browser, args=check.FLAGS)
+        tab = chrome.new_page()
+        asked = []
+        tab.on('request', lambda r: asked.append(r.url))
+        for start in (base+'x.html', (project.root/'_preview/x.html').as_uri()):
+            tab.goto(start)
+            tab.keyboard.press('/')
+            tab.keyboard.type('AARDvark lives')
+            tab.wait_for_selector('#found a')
+            assert tab.locator('#found a').count() == 1 and 'More › Deep' in tab.locator('#found').inner_text()
+            tab.keyboard.press('Enter')
+            tab.wait_for_url('**/more.html#deep')
+        tab.fill('#search', 'zebra')
+        tab.get_by_text('nothing found').wait_for()
+        chrome.close()
+    server.shutdown()
+    assert all(u.startswith((base, 'file:', 'data:')) for u in asked)
+
+
+def test_from_home_the_idea_the_evidence_and_a_run_are_a_click_away():
+    nb = json.loads((TOOLS.parent/'nbs/index.ipynb').read_text())
+    text = '\n'.join(''.join(c['source']) for c in nb['cells'])
+    links = set(re.findall(r'\]\(([\w/]+\.ipynb)', text))
+    assert {'tutorials/from_scratch.ipynb', 'tutorials/fastai_users.ipynb', 'results/cifar10.ipynb', 'results/fidelity.ipynb', 'glossary.ipynb'} <= links
+    assert 'make reproduce' in text and 'make test' in text and 'What it is not' in text
+
+
+WIDE = '<svg xmlns="http://www.w3.org/2000/svg" width="900" height="90"><rect width="900" height="90"/></svg>'
 GOOD = '<!doctype html><html lang="en"><title>t</title><link rel="icon" href="data:,"><main><h2 id="a">A</h2>{}</main></html>'
 SPOILED = {
     'no alternative text': '<img src="data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA=">',
     'did not load': '<img src="nowhere.png" alt="x">', 'answers 404': '<img src="nowhere.png" alt="x">',
     'raw markup :::': '<p>::: {.callout-note}</p>', 'raw markup @fig-': '<p>see @fig-x</p>', 'raw markup \\(': '<p>\\(x\\)</p>', 'raw markup #|': '<p>#| echo: false</p>',
+    'HTML source': '<pre class="sourceCode html"><code class="sourceCode html">&lt;table&gt;</code></pre>', 'raw markup `': '<p>the `code` here</p>',
+    'raw markup in an output': '<pre class="output">::: x</pre>',
+    'too small': f'<img alt="x" width="300" src="data:image/svg+xml;base64,{base64.b64encode(WIDE.encode()).decode()}">',
     'left as TeX': '<span class="math inline">x^2</span>', 'not drawn': '<math style="display:none"><mi>x</mi></math>',
     'dead link to gone.html': '<a href="gone.html">x</a>', 'dead anchor page.html#b': '<a href="#b">x</a>',
-    'reaches': '<table style="width:800px"><tr><td>x</td></tr></table>', 'contrast': '<p style="color:#aaa;background:#fff">pale</p>',
+    'anchor #a is there twice': '<p id="a">x</p>',
+    'reaches': '<table style="width:800px"><tr><td>x</td></tr></table>', 'px wide at 390': '<div style="width:800px">x</div>',
+    'light: contrast': '<p style="color:#aaa;background:#fff">pale</p>', 'dark: contrast': '<style>.quarto-dark p {background: #111; color: #555}</style><p>pale</p>',
+    'request failed': '<script>fetch("http://127.0.0.1:9/").catch(() => 0)</script>', 'weighs': '<img alt="x" src="heavy.png">',
     'script error': '<script>nothing()</script>', 'console': '<script>console.error("oh")</script>',
     'another host': '<img src="http://other.invalid/x.png" alt="x">'}
 
@@ -63,6 +207,7 @@ def seen(tmp_path_factory):
     "Complaints about a sound page and about one page per fault, looked at in one go"
     found = {}
     folder = tmp_path_factory.mktemp('site')
+    (folder/'heavy.png').write_bytes((TOOLS.parent/'nbs/images/card.png').read_bytes()+bytes(check.MAX_PAGE))
     (folder/'sound.html').write_text(GOOD.format('<p>fine <a href="#a">up</a></p>'))
     for i, body in enumerate(SPOILED.values()): (folder/f'page{i}.html').write_text(GOOD.format(body.replace('href="#b"', f'href="page{i}.html#b"')))
     complaints = check.check(folder)

@@ -1,5 +1,5 @@
 "The tools that guard the notebooks must refuse what they are there to refuse."
-import copy, sys
+import copy, json, subprocess, sys
 from pathlib import Path
 import nbformat
 import pytest
@@ -96,3 +96,41 @@ def test_readme_shows_pictures_links_and_callouts():
 @pytest.mark.parametrize('cell, says', [(code('plot()', picture()), 'fig-alt'), (md('As @fig-x shows'), 'cross-reference')])
 def test_readme_refuses_and_names_the_cell(cell, says):
     with pytest.raises(cells.PageError, match=f'cell 1: .*{says}'): readme.readme(index(cell))
+
+
+def test_readme_says_when_it_is_out_of_date(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(readme, 'ROOT', tmp_path)
+    (tmp_path/'nbs').mkdir()
+    write = lambda src: (tmp_path/'nbs/index.ipynb').write_text(json.dumps(index(md(src), code('#| fig-alt: a curve\nplot()', picture()))))
+    write('One.')
+    assert readme.main(['--check']) and 'README.md is out of date' in capsys.readouterr().out
+    assert not readme.main([]) and not readme.main(['--check']) and (tmp_path/'nbs/images/readme-1.png').exists()
+    write('Two.')
+    assert readme.main(['--check'])
+
+
+def test_readme_shows_no_directive_and_no_div():
+    text, _ = readme.readme(index(md('#| export\nIn short.'), md('::::: {.pair}'), code('#| echo: false\n#| output: asis\nMarkdown(t)', {'output_type': 'execute_result', 'metadata': {},
+                            'execution_count': None, 'data': {'text/markdown': '| a |\n|---|\n| [1](results/x.ipynb) |', 'text/plain': '<M>'}}), md(':::::')))
+    assert '#|' not in text and ':::' not in text and 'In short.' in text and '| [1](nbs/results/x.ipynb) |' in text
+
+
+def test_the_first_screen_of_readme_has_picture_table_and_commands():
+    lines = (TOOLS.parent/'README.md').read_text().splitlines()
+    at = lambda s: next(i for i, l in enumerate(lines) if s in l)
+    assert at('teacher') < at('](nbs/images/') < at('|---') < at('make reproduce') < at('make test') < 40
+
+
+def test_llms_txt_is_what_nbdev_makes_of_the_home_page():
+    from nbdev.config import pkg_llms
+    text = (TOOLS.parent/'nbs/llms.txt').read_text()
+    assert text == pkg_llms(TOOLS.parent/'ekd_nb') and 'teacher' in text
+
+
+def test_a_changed_output_is_reported_with_notebook_and_cell(tmp_path):
+    path = tmp_path/'x.ipynb'
+    path.write_text(json.dumps(notebook(code('x = 1'), code('x+1', {'output_type': 'execute_result', 'metadata': {}, 'execution_count': None, 'data': {'text/plain': ['3']}}),
+                                        code('print("as ever")', out('as ever\n')), code('#| timing\nprint(2)', out('1\n')))))
+    r = subprocess.run([sys.executable, TOOLS/'run_notebooks.py', '--jobs', '1', path], capture_output=True, text=True)
+    said = [l for l in r.stdout.splitlines() if 'cell' in l]
+    assert r.returncode and len(said) == 1 and f"{path}, cell 1 stores '3', a fresh run gives '2'" in said[0], r.stdout+r.stderr

@@ -61,13 +61,13 @@ def plain_html(s):
     return '\n'.join(l for l in s.splitlines() if l.strip())
 
 
-def code_markdown(cell, image, code='python', output='', html_block='{}'):
-    "A code cell as markdown; `image(kind, data, opts, k)` writes its k-th picture and returns the markdown for it"
+def code_markdown(cell, image, code='python', output='', html_block='{}', raw='{}'):
+    "A code cell as markdown; `image(kind, data, opts, k)` writes its k-th picture and returns the markdown for it; `raw` is how a tag is written"
     opts, src = options(joined(cell['source']))
     if opts.get('include') is False: return ''
     parts = [fenced(src, code)] if src and opts.get('echo') is not False else []
     if opts.get('code-fold') and parts:
-        parts = [f'<details><summary>{html.escape(str(opts.get("code-summary", "Code")))}</summary>', *parts, '</details>']
+        parts = [raw.format(f'<details><summary>{html.escape(str(opts.get("code-summary", "Code")))}</summary>'), *parts, raw.format('</details>')]
     k = 0
     for kind, value in outputs(cell) if opts.get('output') is not False else ():
         if kind in EXT:

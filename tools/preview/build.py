@@ -22,7 +22,7 @@ def entry(item): return (item['href'], item.get('text')) if isinstance(item, dic
 
 
 class Site:
-    def __init__(self, cfg, out=OUT):
+    def __init__(self, cfg, out):
         self.cfg, self.out, self.problems, self.rows = cfg, out, [], {}
         self.yml = yaml.safe_load((ROOT/'_quarto.yml').read_text())
         self.pages = {p.rel: p for p in map(Page, sorted(PROC.rglob('*.ipynb')))}
@@ -30,13 +30,14 @@ class Site:
         self.order = self.sidebar_order()
 
     def sidebar_order(self):
-        walk = lambda items: [r for i in items for r in (walk(i['contents']) if isinstance(i, dict) and 'contents' in i else [entry(i)[0]])]
-        order = walk(self.yml['website']['sidebar']['contents'])
+        self.names = dict(entry(i) for s in self.yml['website']['sidebar']['contents'] for i in s['contents'])
+        order = list(self.names)
         self.problems += [f'_quarto.yml: the sidebar names {r}, which does not exist' for r in order if r not in self.pages]
         self.problems += [f'{p.name}: is not in the sidebar of _quarto.yml' for p in self.pages.values() if p.rel not in order]
         return [r for r in order if r in self.pages]
 
     def anchor(self, rel, page, text=None, cls=''):
+        text = text or self.names.get(rel)
         if rel not in self.pages: return html.escape(text or rel)
         to = self.pages[rel]
         here = ' aria-current="page"' if to is page else ''
@@ -47,7 +48,7 @@ class Site:
         web, repo = self.yml['website'], self.cfg.git_url
         here = next((s['section'] for s in web['sidebar']['contents'] if page.rel in [entry(i)[0] for i in s['contents']]), None)
         links = [self.anchor(i['href'], page, i['text'], ' class="here"' if i['text'] == here else '') for i in web['navbar']['left']]
-        side = ''.join(f'<p>{html.escape(s["section"])}</p><ul>' + ''.join(f'<li>{self.anchor(r, page, text)}</li>' for r, text in map(entry, s['contents']) if r in self.pages)
+        side = ''.join(f'<p>{html.escape(s["section"])}</p><ul>' + ''.join(f'<li>{self.anchor(entry(i)[0], page)}</li>' for i in s['contents'] if entry(i)[0] in self.pages)
                        + '</ul>' for s in web['sidebar']['contents'])
         at = self.order.index(page.rel) if page.rel in self.order else None
         turn = [] if at is None else [f'<span>← {self.anchor(self.order[at-1], page)}</span>' if at else '<span></span>',
@@ -57,13 +58,14 @@ class Site:
                     search='yes' if web['navbar'].get('search') else '', sidebar=side, turn=''.join(turn), base=page.base, source=source, favicon=web['favicon'], card=web['open-graph']['image'],
                     colab=source.replace('https://github.com/', 'https://colab.research.google.com/github/'))
 
-    def link(self, page, target):
+    def link(self, page, target, cell, fail):
         "Where a link of a notebook leads in the preview"
         own = (self.cfg.doc_url or '').rstrip('/') + '/'
         if target.startswith(own): return page.base + (target[len(own):] or 'index.html')
         path, hash_, anchor = target.partition('#')
         if ':' in path or not path.endswith('.ipynb'): return target
         to = self.pages.get(posixpath.normpath(posixpath.join(posixpath.dirname(page.rel), path)))
+        if not to: fail(cell, f'links to {target}, which does not exist')
         return page.base + to.html + hash_ + anchor if to else target
 
     def build(self, page):
@@ -71,10 +73,11 @@ class Site:
         bad = [f'{page.name}{"" if i is None else f", cell {i}"}: {text}' for i, text in page.executed]
         fail = lambda cell, text: bad.append(str(PageError(page.name, cell, text)))
         doc = json.loads(pandoc(['-f', READS, '-t', 'json', '--columns=1000'], page.markdown(self.out, fail))[0])
-        doc = Refs(self.keys, fail, lambda target, cell: self.link(page, target))(doc)
+        doc = Refs(self.keys, fail, lambda target, cell: self.link(page, target, cell, fail))(doc)
         self.rows[page.rel] = sections(page, doc)
         args = ['-f', 'json', '-t', 'html5', '--standalone', '--mathml', '--toc', '--toc-depth=3', '--citeproc', f'--template={HERE/"page.html"}',
                 f'--bibliography={ROOT/"nbs"/self.yml["bibliography"]}', '-M', 'link-citations=true']
+        if after := self.yml['format']['html'].get('include-after-body'): args += ['-A', str(ROOT/'nbs'/after)]
         for k, v in self.navigation(page).items(): args += ['-V', f'{k}={v}']
         about = ' '.join(page.front.get('description', '').split())
         for k, v in dict(pagetitle=page.title, about=about.replace('`', '')).items(): args += ['-V', f'{k}={html.escape(v)}']
@@ -106,7 +109,7 @@ def main():
     cfg = process()
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir()
-    site = Site(cfg)
+    site = Site(cfg, OUT)
     site.copy_assets()
     with ThreadPoolExecutor(2) as pool: site.problems += [p for found in pool.map(site.build, site.pages.values()) for p in found]
     (OUT/'sections.js').write_text(script([r for rel in site.order for r in site.rows.get(rel, [])]), encoding='utf-8')

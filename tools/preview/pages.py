@@ -55,7 +55,7 @@ class Page:
             if c['cell_type'] != 'code': continue
             self.check_records(joined(c['source']), cell_no, fail)
             image = lambda kind, data, opts, k: self.image(out, cell_no, fail, kind, data, opts, k)
-            md = code_markdown(c, image, output='{.output}', html_block='```{{=html}}\n<div class="cell-output">{}</div>\n```')
+            md = code_markdown(c, image, output='{.output}', html_block='```{{=html}}\n<div class="cell-output">{}</div>\n```', raw='```{{=html}}\n{}\n```')
             opts = dict(re.findall(r'^#\|\s*(label|tbl-cap):\s*["\']?(.*?)["\']?\s*$', joined(c['source']), re.M))
             if opts.get('label', '').startswith('tbl-'): md = f'::: {{#{opts["label"]}}}\n{md}\n\n{opts.get("tbl-cap", "")}\n:::'
             parts.append(md)
