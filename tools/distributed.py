@@ -211,7 +211,7 @@ def resume():
         out['again'] = answers(lambda: checkpointed(run))
         code, _, err = launch(lambda: checkpointed(run), 1)[0]
         files = lambda folder: sorted(p.relative_to(folder).as_posix().split('-')[:2] for p in folder.rglob('*') if p.is_file())
-        return dict(out, alone=err.strip().splitlines()[-1] if code else '', files=files(run), files_whole=files(whole), log=(whole/'log.csv').read_text().splitlines())
+        return dict(out, alone=err.strip().splitlines()[-1] if code else '', files=files(run), files_whole=files(whole), log=(whole/'log.csv').read_text().splitlines(), log_again=(run/'log.csv').read_text().splitlines())
 
 
 @case
