@@ -85,8 +85,9 @@ class DistillCallback(Callback):
 
     def after_pred(self):
         x = self.learn.xb[0]
-        use_memo = self.memo and self._key is not None and _same(x)==self._was
-        self.learn.pred = self.learn.pred._replace(teacher=self.memo(self._key, x) if use_memo else self.teachers(x))
+        key = self._key if _same(x)==self._was else None
+        out = self.memo(key, x) if self.memo and key is not None else self.teachers(x)
+        self.learn.pred = self.learn.pred._replace(teacher=out if key is None else out._replace(idx=key.idx))
 
 def _same(x):
     "What changes when images are replaced or written to, but not when fastai takes off their subclass"

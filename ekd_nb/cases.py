@@ -6,13 +6,13 @@ Docs: https://ekd-nb.github.io/ekd_nb/cases.html.md"""
 
 # %% auto #0
 __all__ = ['MAIN', 'Setup', 'bench_data', 'now', 'Clock', 'learner_case', 'loop_case', 'Bench', 'limit', 'branched', 'ekd_live',
-           'ekd_cold', 'ekd_warm', 'PILImages', 'textbook', 'PlainLogits', 'fasterai', 'torchdistill', 'growth',
-           'torch_sgd', 'switches', 'bf16']
+           'ekd_cold', 'ekd_cold_bf16', 'ekd_warm', 'PILImages', 'textbook', 'PlainLogits', 'fasterai', 'torchdistill',
+           'growth', 'switches']
 
 # %% ../nbs/13_cases.ipynb #4bbe6af6
 import contextlib, copy, io, multiprocessing, os, time
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +25,10 @@ from PIL import Image
 from fastai.callback.core import Callback, CancelValidException
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
-from fastai.optimizer import OptimWrapper
+from fastai.optimizer import SGD
 
 from .data import ImageArrays, image_dls, load_images
+from .faster import Bfloat16, FusedSGD, fast_teachers
 from .learner import ekd_learner
 from .losses import EKDLoss
 from .models import get_model
@@ -109,6 +110,7 @@ class Bench:
         self.s,self.device,self.data = s,torch.device(device),bench_data(s)
         torch.manual_seed(s.seed)
         self.nets = [self.teacher(s.teacher) for _ in range(s.n_teachers)]
+        self.fast = fast_teachers(self.nets)
         self.light = [self.teacher(s.light) for _ in range(5)]
 
     def teacher(self, arch):
@@ -156,21 +158,25 @@ def branched(b):
     return learner_case(b.learner())
 
 def ekd_live(b):
-    "EKD, teachers asked at every step"
-    return learner_case(b.learner(b.nets))
+    "EKD, teachers (BatchNorm folded) asked at every step"
+    return learner_case(b.learner(b.fast))
 
-def ekd_cold(b):
-    "EKD, the epoch that fills the memo"
-    learn = b.learner(b.nets, memo=True)
+def ekd_cold(b, teachers=None):
+    "EKD, the epoch that fills the memo, teachers with BatchNorm folded"
+    learn = b.learner(teachers or b.fast, memo=True)
     epoch = learner_case(learn)
     def cold():
         learn.distill.memo = True
         return epoch()
     return cold
 
+def ekd_cold_bf16(b):
+    "EKD, the epoch that fills the memo, teachers in bfloat16"
+    return ekd_cold(b, fast_teachers(b.nets, 'bfloat16'))
+
 def ekd_warm(b):
     "EKD, teacher outputs from a full memo"
-    return b.warm(b.nets)
+    return b.warm(b.fast)
 
 # %% ../nbs/13_cases.ipynb #1724a77d
 class PILImages(Dataset):
@@ -230,7 +236,7 @@ def torchdistill(b):
     return loop_case(batches, step)
 
 # %% ../nbs/13_cases.ipynb #8a8a7a5b
-MAIN = dict(limit=limit, branched=branched, ekd_warm=ekd_warm, ekd_cold=ekd_cold, ekd_live=ekd_live, textbook=textbook, fasterai=fasterai, torchdistill=torchdistill)
+MAIN = dict(limit=limit, branched=branched, ekd_warm=ekd_warm, ekd_cold=ekd_cold, ekd_cold_bf16=ekd_cold_bf16, ekd_live=ekd_live, textbook=textbook, fasterai=fasterai, torchdistill=torchdistill)
 
 # %% ../nbs/13_cases.ipynb #291b702d
 def growth(b):
@@ -241,19 +247,12 @@ def growth(b):
     grow |= {f'warm images {n}': lambda n=n: b.warm(b.light[:3], images=n) for n in (b.s.images//2, b.s.images, 2*b.s.images)}
     return grow
 
-def torch_sgd(**kw): return lambda params, **rest: OptimWrapper(params, torch.optim.SGD, momentum=.9, **kw)
-
 def switches(b):
-    "name -> case, each one change from `default`"
-    warm = lambda **kw: b.warm(b.light[:3], **kw)
-    return {'default': warm, 'channels_last=False': lambda: warm(channels_last=False),
-            'opt_func=torch SGD(foreach)': lambda: warm(opt_func=torch_sgd(foreach=True)),
-            'opt_func=torch SGD(fused)': lambda: warm(opt_func=torch_sgd(fused=True)),
-            'stacked=True': lambda: warm(student=b.student(stacked=True)), 'bfloat16 (bare loop)': lambda: bf16(b), 'float32 (bare loop)': lambda: limit(b)}
-
-def bf16(b):
-    "the bare loop under bfloat16 autocast"
-    epoch = limit(b)
-    def cast():
-        with torch.autocast(b.device.type, torch.bfloat16): return epoch()
-    return cast
+    "name -> (case, name of the case it is compared with: the same but for this one switch)"
+    warm = lambda **kw: lambda: b.warm(b.light[:3], **kw)
+    live = lambda ts: lambda: learner_case(b.learner(ts()))
+    sgd,plain = 'opt_func=partial(SGD, mom=.9)','live teachers as they are'
+    return {'default': (warm(), None), 'channels_last=False': (warm(channels_last=False), 'default'), 'stacked=True': (lambda: b.warm(b.light[:3], student=b.student(stacked=True)), 'default'),
+            'cbs=Bfloat16()': (lambda: b.warm(b.light[:3], cbs=Bfloat16()), 'default'), sgd: (warm(opt_func=partial(SGD, mom=.9, decouple_wd=False), wd_bn_bias=True), 'default'),
+            'opt_func=FusedSGD': (warm(opt_func=FusedSGD, wd_bn_bias=True), sgd), plain: (live(lambda: b.nets[:1]), None),
+            'fast_teachers(…)': (live(lambda: fast_teachers(b.nets[:1])), plain), "fast_teachers(…, 'bfloat16')": (live(lambda: fast_teachers(b.nets[:1], 'bfloat16')), plain)}

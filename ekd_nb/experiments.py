@@ -34,7 +34,7 @@ from .ready import ready_infos, ready_teachers
 from .records import provenance
 from .teachers import TeacherEnsemble, load_teacher, read_manifest, save_teacher
 
-# %% ../nbs/09_experiments.ipynb #c643fedc
+# %% ../nbs/09_experiments.ipynb #bc291b12
 def fit(
     learn, # a Learner made by `recipe`
     p:Protocol,
@@ -77,7 +77,7 @@ def _prepare(learn, p, what, say, checkpoints=None):
     learn.logger = lambda *a, **k: None
     learn.add_cbs([Say(what, say)] + [NoValidation()]*(not p.n_valid))
     if p.precision=='bfloat16':
-        from ekd_nb.callbacks import Bfloat16
+        from ekd_nb.faster import Bfloat16
         learn.add_cb(Bfloat16())
     if checkpoints is not None: learn.add_cb(Checkpoint(checkpoints, memo_bytes=0))
     return learn

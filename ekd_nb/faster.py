@@ -7,7 +7,7 @@ Docs: https://ekd-nb.github.io/ekd_nb/faster.html.md"""
 # %% auto #0
 __all__ = ['Bfloat16', 'FusedSGD', 'CompileStudent', 'fast_teachers']
 
-# %% ../nbs/12_faster.ipynb #fc61eea2
+# %% ../nbs/12_faster.ipynb #6aaa172a
 import copy, time
 
 import torch
@@ -21,7 +21,7 @@ from .data import EKDError
 from .inference import fold_batchnorm
 from .teachers import TeacherAdapter, TeacherEnsemble
 
-# %% ../nbs/12_faster.ipynb #3b835697
+# %% ../nbs/12_faster.ipynb #d4cfa7d1
 class Bfloat16(MixedPrecision):
     "Mixed precision in bfloat16 on the student's device, CPU or GPU; the loss is computed in float32"
     def __init__(self): super().__init__(AMPMode.BF16); self._on = None
@@ -43,7 +43,7 @@ class Bfloat16(MixedPrecision):
         if self._on is not None: self._on.__exit__(None, None, None)
         self._on = None
 
-# %% ../nbs/12_faster.ipynb #26fd3eb3
+# %% ../nbs/12_faster.ipynb #5f52b763
 class FusedSGD(OptimWrapper):
     "torch's fused SGD with momentum for fastai; weight decay is added to the gradient of all parameters"
     def __init__(self,
@@ -66,27 +66,34 @@ class FusedSGD(OptimWrapper):
 
     def hypers_of(self, name): return [o[name] for o in self.hypers]
 
-# %% ../nbs/12_faster.ipynb #8095c18a
+# %% ../nbs/12_faster.ipynb #94942386
 class CompileStudent(Callback):
     "Train a student that `torch.compile` has rewritten; `first_s` is what the first batch took, in seconds"
     order = -50
     def __init__(self,
         mode:str=None, # of `torch.compile`: `None`, or 'reduce-overhead' for CUDA graphs
         backend:str='inductor', # of `torch.compile`
-    ): self.mode,self.backend,self.first_s = mode,backend,None
+    ): self.mode,self.backend,self.first_s,self._made = mode,backend,None,None
 
-    def before_fit(self): self.learn.model.compile(mode=self.mode, backend=self.backend); self.first_s = self._start = None
+    def before_fit(self):
+        model = self.learn.model
+        if self._made is None or self._made[0] is not model:
+            model.compile(mode=self.mode, backend=self.backend)
+            self._made,self.first_s = (model, model._compiled_call_impl),None
+        model._compiled_call_impl = self._made[1]   # a second fit has nothing to wait for
+
     def before_batch(self):
         if self.training and self.first_s is None: self._start = time.perf_counter()
     def after_step(self):
         if self.first_s is None: self.first_s = self._seconds()
     def after_fit(self): self.learn.model._compiled_call_impl = None
+    def __getstate__(self): return dict(self.__dict__, _made=None)
 
     def _seconds(self):
         if torch.cuda.is_available(): torch.cuda.synchronize()   # once, to have a true time
         return time.perf_counter()-self._start
 
-# %% ../nbs/12_faster.ipynb #9475877c
+# %% ../nbs/12_faster.ipynb #aea0baa1
 def _to_bf16(m, args): return tuple(o.bfloat16() for o in args)
 def _to_float(m, args, out): return out.float()
 

@@ -150,15 +150,16 @@ def _check_last_batch(student, h, dl):
         raise EKDError(f'dls: the last of each epoch\'s batches has one image ({n} images, bs={bs}), too few for BatchNorm on feature maps of 1×1; expected another bs or drop_last=True')
 
 # %% ../nbs/07_learner.ipynb #24e00944
-def _add_projections(student, out, who, grid, x):
-    if student.projections is not None: return
+def _add_projections(student, loss_func, out, who, grid, dls, x):
+    make = getattr(loss_func, 'make_projections', None)   # a loss with modules of its own, see `ekd_nb.baselines`
+    if student.projections is not None and make is None: return
     mode = student.training
     student.eval()
     with torch.no_grad():
         h = student.trunk(x[:2].to(next(student.parameters()).device))
         widths = [b(h)[1].shape[1] for b in student.branches]
     student.train(mode)
-    student.projections = nn.ModuleList([nn.Identity() if t is None else Projection(w, out.features[t].shape[1], grid) for w,t in zip(widths, who)])
+    student.projections = make(widths, out.features, dls) if make else nn.ModuleList([nn.Identity() if t is None else Projection(w, out.features[t].shape[1], grid) for w,t in zip(widths, who)])
 
 # %% ../nbs/07_learner.ipynb #fea0b088
 def student_groups(model): return getattr(model, 'module', model).groups()
@@ -193,16 +194,19 @@ def ekd_learner(
         teachers = (teachers if isinstance(teachers, TeacherEnsemble) else TeacherEnsemble(teachers)).to(x.device)
         n_out = _classes(dls, n_out, y, _n_classes(teachers, x))
         out = check_teachers(teachers, x[:8], n_out, features=hints)
+        if getattr(x, 'key', None) is not None: out = out._replace(idx=x.key.idx[:8])
         check_memo(memo, teachers, dls, hints)
     n_out = _classes(dls, n_out, y, arch.branches[0].head.out_features if isinstance(arch, BranchedStudent) else None)
     student = _student(arch, n_branches, teachers, n_out, split, fusion, x, cut)
+    if (want := getattr(loss_func, 'fusion', None)) not in (None, student.fusion.name):
+        raise EKDError(f'fusion: got {student.fusion.name!r}, expected {want!r} for {type(loss_func).__name__}')
     if trunk_grad is None and student.trunk_grad is None and getattr(loss_func, 'reduce', 'sum')=='mean': trunk_grad = 1.
     if trunk_grad is not None: student.trunk_grad = trunk_grad
     extra = [LossParts(), BranchLogits(), StopOnNonFinite(), DeadBranch(), RankSync()]
     if out is not None:
         who = assignment(student.n_branches, len(teachers), getattr(loss_func, 'assign', None))
         extra.append(DistillCallback(teachers, memo))
-        if hints: _add_projections(student, out, who, teachers.grid, x)
+        if hints: _add_projections(student, loss_func, out, who, teachers.grid, dls, x)
     _rehearse(student, loss_func, x, y, out, dls)
     columns = [LossPart(p) for p in getattr(loss_func, 'part_names', [])] + [BranchAccuracy(i) for i in range(student.n_branches)]*(student.n_branches>1)
     return Learner(dls, student, loss_func=loss_func, metrics=listify(metrics)+columns, cbs=_with(cbs, *extra), splitter=splitter, **kwargs)

@@ -54,7 +54,7 @@ def read_record(path)->dict:
     "One record, or an error that says what is wrong with it"
     try: r = json.loads(Path(path).read_text())
     except (ValueError, OSError) as e: raise EKDError(f'record {path}: not readable as JSON ({e})') from None
-    if not isinstance(r, dict) or r.get('schema')!=SCHEMA: raise EKDError(f"record {path}: schema {r.get('schema') if isinstance(r, dict) else None}, expected {SCHEMA}")
+    if not isinstance(r, dict) or r.get('schema') not in (1, SCHEMA): raise EKDError(f"record {path}: schema {r.get('schema') if isinstance(r, dict) else None}, expected 1 or {SCHEMA}")
     if r.get('digest')!=record_digest(r): raise EKDError(f'record {path}: edited after it was written (its digest does not match)')
     return r
 

@@ -37,8 +37,8 @@ def feature_layer(
     return (heads[-1], 'input') if heads else (None, None)
 
 # %% ../nbs/03_teachers.ipynb #fc4b1a9d
-class TeacherOutput(ListTuple, namedtuple('TeacherOutput', 'logits features', defaults=((),))):
-    "What teachers say of a batch: logits [T,B,C] and T feature maps [B,F,g,g]"
+class TeacherOutput(ListTuple, namedtuple('TeacherOutput', 'logits features idx', defaults=((), ()))):
+    "What teachers say of a batch: logits [T,B,C] and T feature maps [B,F,g,g]; while training also its rows of the training set, int64 [B], where they are known"
 
 class TeacherEnsemble(nn.Module):
     "T frozen classifiers: images [B,channels,H,W] -> `TeacherOutput`"
