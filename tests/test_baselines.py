@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest, torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
 from compat import SMALL, data, folder_dls, torch_loaders
+from fastai.callback.core import Callback
 from fastai.callback.mixup import MixUp
 from ekd_nb.baselines import BASELINES, make_baseline
 from ekd_nb.callbacks import Checkpoint
@@ -15,7 +16,7 @@ from ekd_nb.losses import DistillLoss, EKDLoss
 from ekd_nb.memo import TeacherMemo
 from ekd_nb.models import get_model
 from ekd_nb.peers import ONELoss
-from ekd_nb.student import branched_student
+from ekd_nb.student import StudentOutput, branched_student
 from ekd_nb.teachers import TeacherEnsemble
 
 warnings.filterwarnings('ignore')
@@ -42,25 +43,31 @@ def fit(l, n=2, lr=1e-3):
     with l.no_bar(), l.no_logging(): l.fit(n, lr)
     return l
 
+def batch(l):
+    "Images and labels as fastai hands them to the model, and which images they are"
+    x, y = l.dls.one_batch()
+    key = x.key
+    return x.as_subclass(torch.Tensor), y.as_subclass(torch.Tensor), key.idx
+
 def losses(l): return [r[0] for r in l.recorder.values]
 def weights(m): return torch.cat([v.flatten().double() for v in m.state_dict().values()])
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_trains_and_leaves_nothing_behind(name, tmp_path):
-    l = learner(name)
+    l = learner(name, loaders(15, 10))
     ts = l.distill.teachers if BASELINES[name].takes else None
     before = ts and weights(ts)
-    fit(l)
+    fit(l, lr=3e-3)
     first, last = losses(l)
     assert torch.isfinite(torch.tensor([first, last])).all() and last < first
     row = dict(zip(l.recorder.metric_names[1:], l.recorder.values[-1]))
     assert isinstance(l.loss_func, DistillLoss) and all(row[p] is not None for p in l.loss_func.part_names)
     if ts: assert torch.equal(weights(ts), before) and all(p.grad is None and not p.requires_grad for p in ts.parameters())
-    kept, saved = l.model.keep(l.model.n_branches), load_student(save_student(l, tmp_path/'s.safetensors'))
+    kept, saved = l.model.keep(l.model.n_branches), load_student(save_student(l, tmp_path, arch=SMALL, split=0 if BASELINES[name].student == 'separate' else None))
     for m in (kept, saved):
         assert m.projections is None and not [k for k in m.state_dict() if 'projection' in k or 'teacher' in k]
-    x = l.dls.one_batch()[0]
+    x = batch(l)[0]
     with torch.no_grad(): assert torch.allclose(kept.eval()(x), l.model.eval()(x), atol=1e-6)
     z, _ = l.get_preds(act=lambda z: z)
     assert z.shape[1] == 10 and z.isfinite().all()
@@ -76,9 +83,9 @@ def test_one_teacher_is_another_thing_than_all(name):
 @pytest.mark.parametrize('name', NAMES)
 def test_parts_sum_to_the_loss_for_each_image(name):
     l = learner(name)
-    x, y = l.dls.one_batch()
+    x, y, idx = batch(l)
     pred = l.model.train()(x)
-    if BASELINES[name].takes: pred = pred._replace(teacher=l.distill.teachers(x)._replace(idx=x.key.idx))
+    if BASELINES[name].takes: pred = pred._replace(teacher=l.distill.teachers(x)._replace(idx=idx))
     loss = l.loss_func
     torch.manual_seed(0)
     with torch.no_grad():   # nothing is remembered: CRD answers the same twice
@@ -94,8 +101,8 @@ def test_parts_sum_to_the_loss_for_each_image(name):
 def test_no_gradient_reaches_a_teacher(name):
     l = learner(name)
     if not BASELINES[name].takes: return
-    x, y = l.dls.one_batch()
-    out = l.distill.teachers(x)._replace(idx=x.key.idx)
+    x, y, idx = batch(l)
+    out = l.distill.teachers(x)._replace(idx=idx)
     out = out._replace(logits=out.logits.requires_grad_(), features=tuple(f.requires_grad_() for f in out.features))
     l.loss_func(l.model.train()(x)._replace(teacher=out), y).backward()
     assert any(p.grad is not None and p.grad.any() for p in l.model.parameters())
@@ -127,19 +134,17 @@ def test_crd_remembers_exactly_the_images_it_saw():
     before = m.crd.memory_v1.clone()
     assert float(m.crd.params[2]) == -1, 'the rehearsal is forgotten'
     assert m.k == 60-6 and len(before) == 60
-    x, y = l.dls.one_batch()
-    l.loss_func(l.model.train()(x)._replace(teacher=l.distill.teachers(x)._replace(idx=x.key.idx)), y)
+    x, y, idx = batch(l)
+    l.loss_func(l.model.train()(x)._replace(teacher=l.distill.teachers(x)._replace(idx=idx)), y)
     changed = (m.crd.memory_v1 != before).any(1)
-    assert sorted(m.slot[x.key.idx].tolist()) == changed.nonzero()[:, 0].tolist()
-    assert torch.equal(m.labels[m.slot[x.key.idx]], y.as_subclass(torch.Tensor).long())
+    assert sorted(m.slot[idx].tolist()) == changed.nonzero()[:, 0].tolist()
+    assert torch.equal(m.labels[m.slot[idx]], y)
 
 
 @needs_torchdistill
 def test_crd_resumes_with_its_memory(tmp_path):
     whole = fit(learner('crd'), 3)
-    class Stop(Checkpoint): pass
     l = learner('crd', cbs=Checkpoint(tmp_path))
-    from fastai.callback.core import Callback
     class Cut(Callback):
         order = 80
         def before_batch(self):
@@ -178,10 +183,10 @@ def test_mixup(name):
 @pytest.mark.parametrize('name', NAMES)
 def test_bfloat16(name):
     l = learner(name)
-    x, y = l.dls.one_batch()
+    x, y, idx = batch(l)
     with torch.autocast('cpu', dtype=torch.bfloat16):
         pred = l.model.train()(x)
-        if BASELINES[name].takes: pred = pred._replace(teacher=l.distill.teachers(x)._replace(idx=x.key.idx))
+        if BASELINES[name].takes: pred = pred._replace(teacher=l.distill.teachers(x)._replace(idx=idx))
         loss = l.loss_func(pred, y)
     loss.backward()
     assert loss.dtype == torch.float32 and loss.isfinite()
@@ -191,10 +196,9 @@ def test_bfloat16(name):
 @pytest.mark.parametrize('name', [n for n in NAMES if BASELINES[n].takes == 'features' and n != 'crd'])
 def test_a_batch_of_one_image(name):
     l = learner(name)
-    x, y = (o[:1] for o in l.dls.one_batch())
+    x, y, _ = (o[:1] for o in batch(l))
     out = l.model.eval().trunk(x)
     f = l.model.projections[0](l.model.branches[0](out)[1])
-    from ekd_nb.student import StudentOutput
     z = l.model.branches[0](out)[0]
     assert l.loss_func(StudentOutput(z, z[None], (f,), l.distill.teachers(x)), y).isfinite()
 
@@ -221,7 +225,7 @@ def test_separate_students_are_those_trained_alone():
     fit(pair)
     assert not list(pair.model.trunk.parameters())
     for i, l in enumerate(alone): assert torch.allclose(weights(pair.model.keep([i])), weights(l.model), atol=1e-5)
-    x = pair.dls.one_batch()[0]
+    x = batch(pair)[0]
     with torch.no_grad(): assert torch.allclose(pair.model.eval()(x), torch.stack([l.model.eval()(x) for l in alone]).mean(0), atol=1e-4)
 
 
@@ -238,13 +242,13 @@ def test_peers_bring_branches_together(name):
     "The divergence between branches that are only taught by each other shrinks"
     b = BASELINES[name]
     torch.manual_seed(0)
-    s = branched_student(SMALL, 3, 10, 0, b.fusion or 'mean', n_trunk_out := 1, size=16) if False else branched_student(SMALL, 3, 10, 0, b.fusion or 'mean', in_channels=1, size=16)
+    s = branched_student(SMALL, 3, 10, 0, b.fusion or 'mean', in_channels=1, size=16)
     l = fit(ekd_learner(loaders(), s, loss_func=make_baseline(name, 0., 1.)), 2)
     peers = [dict(zip(l.recorder.metric_names[1:], r))['peers'] for r in l.recorder.values]
     assert peers[1] < peers[0]
 
 
-def test_a_wide_last_batch_of_one_class_is_refused_by_crd():
+def test_crd_needs_other_classes():
     if 'crd' not in NAMES: return
     rows = [i for i, y in enumerate(data().y_train) if y == 3][:20]
     with pytest.raises(EKDError, match='one class'): learner('crd', image_dls(data(), rows, bs=10, device='cpu'))

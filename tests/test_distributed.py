@@ -1,4 +1,4 @@
-"Two processes are one run (tools/distributed.py): batches, views, record, memo, checkpoints"
+"Two processes are one run (tools/two_processes.py): batches, views, record, memo, checkpoints"
 import json, os, subprocess, sys
 from pathlib import Path
 import pytest
@@ -7,7 +7,7 @@ from ekd_nb.distributed import rank_part
 
 pytest.importorskip('accelerate')
 if not hasattr(os, 'fork'): pytest.skip('needs fork', allow_module_level=True)
-TOOL = Path(__file__).resolve().parents[1]/'tools'/'distributed.py'
+TOOL = Path(__file__).resolve().parents[1]/'tools'/'two_processes.py'
 
 
 @pytest.fixture(scope='module')
