@@ -58,8 +58,8 @@ def test_trains_and_leaves_nothing_behind(name, tmp_path):
     l = learner(name, loaders(15, 10))
     ts = l.distill.teachers if BASELINES[name].takes else None
     before = ts and weights(ts)
-    fit(l, lr=3e-3)
-    first, last = losses(l)
+    fit(l, 6 if name == 'crd' else 2, 3e-3)   # CRD's memory is noise for an epoch, and becomes harder when it is not
+    first, *_, last = losses(l)
     assert torch.isfinite(torch.tensor([first, last])).all() and last < first
     row = dict(zip(l.recorder.metric_names[1:], l.recorder.values[-1]))
     assert isinstance(l.loss_func, DistillLoss) and all(row[p] is not None for p in l.loss_func.part_names)
@@ -84,11 +84,11 @@ def test_one_teacher_is_another_thing_than_all(name):
 def test_parts_sum_to_the_loss_for_each_image(name):
     l = learner(name)
     x, y, idx = batch(l)
-    pred = l.model.train()(x)
-    if BASELINES[name].takes: pred = pred._replace(teacher=l.distill.teachers(x)._replace(idx=idx))
     loss = l.loss_func
-    torch.manual_seed(0)
     with torch.no_grad():   # nothing is remembered: CRD answers the same twice
+        pred = l.model.train()(x)
+        if BASELINES[name].takes: pred = pred._replace(teacher=l.distill.teachers(x)._replace(idx=idx))
+        torch.manual_seed(0)
         total = loss(pred, y)
         assert torch.allclose(sum(loss.parts.values()), total, rtol=1e-4) and list(loss.parts) == loss.part_names
         loss.reduction = 'none'
@@ -155,8 +155,8 @@ def test_crd_resumes_with_its_memory(tmp_path):
 
 
 @needs_torchdistill
-def test_crd_has_to_know_which_image_is_which(tmp_path):
-    for d in (torch_loaders(), folder_dls(tmp_path)):
+def test_crd_has_to_know_which_image_is_which():
+    for d in (torch_loaders(), folder_dls()):
         c = next(iter(d.train))[0].shape[1]
         ts = TeacherEnsemble([get_model('resnet8-w6', 10, c)])
         with pytest.raises(EKDError, match='image_dls'): ekd_learner(d, SMALL, ts, n_branches=1, n_out=10, loss_func=CRDLoss())
