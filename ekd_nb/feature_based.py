@@ -88,7 +88,7 @@ class SPLoss(FeatureLoss):
     own,columns = dict(weight=3000.),('sp',)
     def compare(self, s, t, y, idx): return dict(sp=self.weight*(similarity(s)-similarity(t)).pow(2).mean())
 
-# %% ../nbs/05_feature_based.ipynb #b8474044
+# %% ../nbs/05_feature_based.ipynb #552a4838
 class Embedding(nn.Module):
     "Pooled features [B,F,h,w] to unit vectors [B,dim] (CRD, Tian et al. 2020)"
     def __init__(self, nf, dim):
@@ -138,6 +138,10 @@ class CRDMemory(nn.Module):
 class CRDLoss(FeatureLoss):
     "Contrast with a memory of embeddings, by torchdistill (CRD, Tian et al. 2020)"
     own,columns = dict(weight=.8, negatives=16384, dim=128, temperature=.07, momentum=.5),('crd',)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        torchdistill_loss('CRDLoss')
+
     def make_projections(self, widths, features, dls):
         ds = getattr(dls.train, 'dataset', None)
         if not isinstance(ds, ViewDataset): raise EKDError('dls: CRD has to know which image is which, expected DataLoaders made by image_dls')
@@ -152,7 +156,7 @@ class CRDLoss(FeatureLoss):
         if 'memory' not in self.__dict__: raise EKDError('loss_func: CRDLoss has no memory yet, expected it to be used through ekd_learner')
         if not len(idx): raise EKDError('dls: CRD has to know which image is which, expected the images as image_dls gives them (no MixUp)')
         if num_distrib()>1: raise EKDError('loss_func: the memory of CRDLoss lives in one process, expected a run of one')
-        if torch.is_grad_enabled(): return dict(crd=self.weight*self.memory(s, t, idx))
-        was = {k: v.clone() for k,v in self.memory.crd.state_dict().items()}   # a rehearsal is not to be remembered
+        if s.requires_grad: return dict(crd=self.weight*self.memory(s, t, idx))
+        was = {k: v.clone() for k,v in self.memory.crd.state_dict().items()}   # what is not trained on is not remembered: ekd_learner rehearses
         try: return dict(crd=self.weight*self.memory(s, t, idx))
         finally: self.memory.crd.load_state_dict(was)
