@@ -10,7 +10,7 @@ __all__ = ['SETTINGS', 'is_current', 'page_records', 'interval', 'by_seed', 'dif
            'corrupted_accuracy', 'gain_by_fraction', 'growth_of_gain', 'less_variance', 'changes', 'choice_records',
            'ablation', 'ablation_table', 'claims', 'opponents']
 
-# %% ../nbs/10_pages.ipynb #80f21c52
+# %% ../nbs/10_pages.ipynb #0b840d3c
 from collections import Counter
 from pathlib import Path
 from .arrays import EKDError
@@ -18,7 +18,7 @@ from .protocols import METHODS, concerns, method, protocol
 from .records import load_records, mean_std, percent, select
 from .style import label
 
-# %% ../nbs/10_pages.ipynb #bb431f6b
+# %% ../nbs/10_pages.ipynb #59ac4fec
 SETTINGS = {'full': 'teachers that saw all training images', 'same': 'teachers that saw the student\'s images'}
 
 def is_current(
@@ -40,7 +40,7 @@ def page_records(
     if fraction is not None: rs = [r for r in rs if r['fraction']==fraction]
     return rs if teacher_data is None else select(rs, teacher_data)
 
-# %% ../nbs/10_pages.ipynb #c0649211
+# %% ../nbs/10_pages.ipynb #10b2bc1c
 def interval(
     values # numbers, one for each seed
 ) -> tuple: # (mean, half the 95 % interval, number); None where there is none
@@ -74,7 +74,7 @@ def difference(
     x, y = by_seed(records, a, key), by_seed(records, b, key)
     return interval(x[s]-y[s] for s in x if s in y)
 
-# %% ../nbs/10_pages.ipynb #8252751b
+# %% ../nbs/10_pages.ipynb #a4781b64
 def points(
     d:tuple,         # (mean, half, number) from `difference`
     scale:float=100, # 100 makes points of shares
@@ -122,7 +122,7 @@ def standing(
         said[word].append(f'{label(b)} ({points(d, scale, digits)})')
     return '\n'.join([f'**{label(a)}: {scale*mean_std(mine)[0]:.{digits}f}** ({len(mine)} seed{"s" if len(mine)>1 else ""}).', ''] + [f'- **{w}** {listed(ps)}.' for w,ps in said.items() if ps])
 
-# %% ../nbs/10_pages.ipynb #165bf8f7
+# %% ../nbs/10_pages.ipynb #f04165d3
 def missing(
     records:list,  # of one setting and fraction
     names,         # methods that should have records
@@ -134,7 +134,7 @@ def missing(
     parts = [f'{w}: {listed(ms)}.' for w,ms in (('Not measured', none), (f'Fewer than {seeds} seeds', few)) if ms]
     return ' '.join(parts) or f'Every method has at least {seeds} seeds.'
 
-# %% ../nbs/10_pages.ipynb #2e79554e
+# %% ../nbs/10_pages.ipynb #5cc0a3e6
 def markdown_table(
     head:dict, # heading -> '' or ':' for numbers, that stand right
     rows:list  # of lists of cells
@@ -166,7 +166,7 @@ def _teachers(records):
         ts = [(r['teachers'][i], r['branch_accuracy'][i]) for r in sets.values()]
         yield [f'*teacher {i+1}*', ts[0][0]['arch'], '', '', percent([a for _,a in ts]), '', len(ts), f"{mean_std([t['wall_s'] or 0 for t,_ in ts])[0]:.0f}", '']
 
-# %% ../nbs/10_pages.ipynb #8b6ad0c2
+# %% ../nbs/10_pages.ipynb #906dde05
 def gain_of_ensemble(
     r:dict # a record
 ) -> float: # share of images; None without branches
@@ -214,7 +214,7 @@ def growth_of_gain(
     lo, hi = min(g), max(g)
     return interval(g[lo][s]-g[hi][s] for s in g[lo] if s in g[hi]), lo, hi
 
-# %% ../nbs/10_pages.ipynb #85653594
+# %% ../nbs/10_pages.ipynb #e786055b
 def less_variance(
     records:list, # of one setting and fraction
     name:str='ekd'
@@ -228,7 +228,7 @@ def less_variance(
     ps = [pearsonr([a+b for a,b in zip(x,y)], [a-b for a,b in zip(x,y)], alternative='less').pvalue for y in ys]
     return mean_std(x)[1], mean_std([mean_std(y)[1] for y in ys])[0], float(max(ps)), len(rs)
 
-# %% ../nbs/10_pages.ipynb #538d6896
+# %% ../nbs/10_pages.ipynb #0dd1bc9b
 def _word(v): return '+'.join(map(str, v)) or 'none' if isinstance(v, (list, tuple)) else f'{v:g}' if isinstance(v, float) else str(v)
 
 def changes(
@@ -270,19 +270,19 @@ def ablation_table(
     return markdown_table(head, [[label(r['method']), r['change'], f"{r['params']:,}", percent(r['accuracy']), '' if (r['method'], r['change'])==('ekd', 'default') else points(r['difference']),
                                   len(r['accuracy'])] for r in rows])
 
-# %% ../nbs/10_pages.ipynb #51b6e696
+# %% ../nbs/10_pages.ipynb #90e76da2
 def claims(
     records:list # of one setting, all fractions
 ) -> list: # of (claim, measured as, outcome, by)
     "A verdict for every claim of the abstract"
     rs = [r for r in records if r['fraction']==1.]
-    seeds = lambda d: f'{points(d)} points, {d[2]} seeds' if d[0] is not None else ''
+    seeds = lambda d, scale=100, digits=1, unit=' points': f'{points(d, scale, digits)}{unit}, {d[2]} seeds' if d[0] is not None else ''
     def pair(claim, how, b, key='test_accuracy', higher=True):
         d = difference(rs, 'ekd', b, key)
         return claim, how, verdict(d, higher), seeds(d)
-    def own(claim, how, key):
+    def own(claim, how, key, *unit):
         d = interval(by_seed(rs, 'ekd', key).values())
-        return claim, how, verdict(d), seeds(d)
+        return claim, how, verdict(d), seeds(d, *unit)
     grown, lo, hi = growth_of_gain(records)
     ens, branch, p, n = less_variance(rs)
     varies = ('not measured', '') if p is None else ('supported' if p<.05 else 'not supported', f'deviation over seeds {100*ens:.2f}, of a branch {100*branch:.2f} points, p {p:.2f}, {n} seeds')
@@ -290,7 +290,7 @@ def claims(
             pair('better than plain training', 'EKD − a plain student of as many parameters, labels', 'wide'),
             pair('heterogeneous branches', 'disagreement of branches, EKD − the same student on labels', 'branched', 'disagreement'),
             pair('heterogeneous branches', 'disagreement of branches, EKD − every branch from the average', 'ekd_avg', 'disagreement'),
-            own('heterogeneous branches', "CKA of a branch with its own teacher − with the others'", own_similarity),
+            own('heterogeneous branches', "CKA of a branch with its own teacher − with the others'", own_similarity, 1, 3, ''),
             own('an ensemble better than its branches', 'ensemble − mean branch', gain_of_ensemble),
             ('an ensemble of lower variance', 'variance over seeds, ensemble against each branch (Pitman–Morgan)', *varies),
             ('larger gains with limited data', 'EKD − plain' + (f', with {100*lo:g} % of the images − with {100*hi:g} %' if lo else ', least data − most data'), verdict(grown), seeds(grown)),
