@@ -17,13 +17,12 @@ from .data import EKDError, ViewDataset
 from .logit_based import TeacherLoss, ask, torchdistill_loss
 from .losses import at_least_float32
 
-# %% ../nbs/05_feature_based.ipynb #91addca7
+# %% ../nbs/05_feature_based.ipynb #086a8acf
 class FeatureLoss(TeacherLoss):
     "A method that compares the last feature maps, beside soft targets"
     own,kd,takes = dict(weight=1.),1.,'features'
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.gamma = self.beta   # above 0: the teachers are asked for features
+    @property
+    def gamma(self): return self.beta   # above 0: the teachers are asked for features
 
     def side_by_side(self, features): return torch.cat([features[i] for i in self.pick(len(features))], 1)
     def sides(self, pred, z, t): return at_least_float32(pred.features[0]),at_least_float32(self.side_by_side(pred.teacher.features).detach())
@@ -45,34 +44,26 @@ class FitNetLoss(FeatureLoss):
         return nn.ModuleList([nn.Sequential(nn.AdaptiveAvgPool2d(g.shape[-1]), nn.Conv2d(widths[0], g.shape[1], 1))])
     def compare(self, s, t, y, idx): return dict(hint=self.weight*(s-t).pow(2).flatten(1).mean(1))
 
-# %% ../nbs/05_feature_based.ipynb #bad3a51e
+# %% ../nbs/05_feature_based.ipynb #08dbee06
 class ATLoss(FeatureLoss):
     "Attention maps, by torchdistill (AT, Zagoruyko and Komodakis 2017)"
-    own,columns,mode = dict(weight=1000.),('at',),'code'
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        torchdistill_loss('ATLoss')
-
+    own,columns,opponent,mode = dict(weight=1000.),('at',),'ATLoss','code'
     def make_projections(self, widths, features, dls):
         if (g := features[0].shape[-1])<2: raise EKDError(f'teachers: got grid={g}, expected a TeacherEnsemble of grid=2 or more: attention on one cell says nothing')
         return super().make_projections(widths, features, dls)
 
     def compare(self, s, t, y, idx):
         pair = {k: dict(io='output', path=k[0]) for k in ('student', 'teacher')}
-        return dict(at=self.weight*ask(torchdistill_loss('ATLoss')({'last': pair}, self.mode), s, t))
+        return dict(at=self.weight*ask(torchdistill_loss(self.opponent)({'last': pair}, self.mode), s, t))
 
-# %% ../nbs/05_feature_based.ipynb #4aa881e1
+# %% ../nbs/05_feature_based.ipynb #cd8f05b8
 class RKDLoss(FeatureLoss):
     "Distances and angles within a batch, by torchdistill (RKD, Park et al. 2019)"
-    own,columns = dict(distance=25., angle=50.),('distance', 'angle')
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        torchdistill_loss('RKDLoss')
-
+    own,columns,opponent = dict(distance=25., angle=50.),('distance', 'angle'),'RKDLoss'
     def compare(self, s, t, y, idx):
         s,t = (o.mean((2,3)) for o in (s, t))
         if len(s)<2: return dict(distance=0*s.sum(), angle=0*s.sum())   # a single image stands nowhere
-        rkd = torchdistill_loss('RKDLoss')('s', 't', 1., 1., 'mean')
+        rkd = torchdistill_loss(self.opponent)('s', 't', 1., 1., 'mean')
         return dict(distance=self.distance*rkd.compute_rkd_distance_loss(t, s), angle=self.angle*rkd.compute_rkd_angle_loss(t, s))
 
 # %% ../nbs/05_feature_based.ipynb #b08f042f
@@ -88,10 +79,13 @@ class SPLoss(FeatureLoss):
     own,columns = dict(weight=3000.),('sp',)
     def compare(self, s, t, y, idx): return dict(sp=self.weight*(similarity(s)-similarity(t)).pow(2).mean())
 
-# %% ../nbs/05_feature_based.ipynb #552a4838
+# %% ../nbs/05_feature_based.ipynb #96c95b99
 class Embedding(nn.Module):
     "Pooled features [B,F,h,w] to unit vectors [B,dim] (CRD, Tian et al. 2020)"
-    def __init__(self, nf, dim):
+    def __init__(self,
+        nf:int, # channels F
+        dim:int, # numbers in an embedding
+    ):
         super().__init__()
         self.linear = nn.Linear(nf, dim)
     def forward(self, f): return F.normalize(at_least_float32(self.linear(f.mean((2,3)))), dim=1)
@@ -138,10 +132,7 @@ class CRDMemory(nn.Module):
 class CRDLoss(FeatureLoss):
     "Contrast with a memory of embeddings, by torchdistill (CRD, Tian et al. 2020)"
     own,columns = dict(weight=.8, negatives=16384, dim=128, temperature=.07, momentum=.5),('crd',)
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        torchdistill_loss('CRDLoss')
-
+    opponent = 'CRDLoss'
     def make_projections(self, widths, features, dls):
         ds = getattr(dls.train, 'dataset', None)
         if not isinstance(ds, ViewDataset): raise EKDError('dls: CRD has to know which image is which, expected DataLoaders made by image_dls')

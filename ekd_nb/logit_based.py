@@ -32,10 +32,11 @@ def ask(
     "What a loss of torchdistill says of two tensors"
     return loss({'s': {'output': s}}, {'t': {'output': t}})
 
-# %% ../nbs/05_logit_based.ipynb #989a99ee
+# %% ../nbs/05_logit_based.ipynb #0a00a491
 class TeacherLoss(DistillLoss):
     "A plain student that learns from labels, the soft targets of one teacher or of the average, and the method's own terms"
-    own,columns,kd,takes = {},(),0.,'logits'   # the method's settings as its authors have them, names of its terms, κ, what it compares
+    own,columns = {},()   # the method's settings as its authors have them; names of its terms
+    kd,takes,opponent = 0.,'logits',None   # κ; what is compared; torchdistill's class that does it
     def __init__(self,
         alpha:float=.1, # α, weight of the labels
         beta:float=.9, # β, weight of the teachers
@@ -47,6 +48,7 @@ class TeacherLoss(DistillLoss):
         **own, # the method's own settings, see `own`
     ):
         super().__init__(alpha, beta, 4. if tau is None else tau, label_smoothing, reduction)
+        if self.opponent: torchdistill_loss(self.opponent)   # is it there?
         self.kd,self.teacher,settings = self.kd if kd is None else kd,teacher,self.own|own
         self.check_weights(kd=self.kd)
         if not (teacher is None or type(teacher) is int and teacher>=0): raise EKDError(f'teacher: got {teacher!r}, expected None (the average) or an index')
@@ -102,26 +104,18 @@ class DKDLoss(TeacherLoss):
         binary = lambda z: torch.stack([z.gather(1, y.long()[:,None])[:,0], self.tau*(z.gather(1, others)/self.tau).logsumexp(1)], 1)
         return dict(tckd=self.tckd*soft_kl(binary(s), binary(t), self.tau), nckd=self.nckd*soft_kl(s.gather(1, others), t.gather(1, others), self.tau))
 
-# %% ../nbs/05_logit_based.ipynb #5ffe471b
+# %% ../nbs/05_logit_based.ipynb #52920e7f
 class DISTLoss(TeacherLoss):
     "Relations between and within classes, by torchdistill (DIST, Huang et al. 2022)"
-    own,columns = dict(inter=1., intra=1.),('inter', 'intra')
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        torchdistill_loss('DISTLoss')
-
+    own,columns,opponent = dict(inter=1., intra=1.),('inter', 'intra'),'DISTLoss'
     def compare(self, s, t, y, idx):
-        term = lambda inter, intra: ask(torchdistill_loss('DISTLoss')('s', 'output', 't', 'output', inter, intra, self.tau), s, t)
+        term = lambda inter, intra: ask(torchdistill_loss(self.opponent)('s', 'output', 't', 'output', inter, intra, self.tau), s, t)
         return dict(inter=self.inter*term(1., 0.), intra=self.intra*term(0., 1.))
 
-# %% ../nbs/05_logit_based.ipynb #083fdcbb
+# %% ../nbs/05_logit_based.ipynb #b2f977b6
 class LogitStdLoss(TeacherLoss):
     "Soft targets of standardised logits, by torchdistill (Sun et al. 2024)"
-    own,columns = dict(weight=10., ratio=.5),('lskd',)
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        torchdistill_loss('LogitStdKDLoss')
-
+    own,columns,opponent = dict(weight=10., ratio=.5),('lskd',),'LogitStdKDLoss'
     def compare(self, s, t, y, idx):
         tau = self.ratio*self.tau
-        return dict(lskd=self.weight*tau**2*ask(torchdistill_loss('LogitStdKDLoss')('s', 'output', 't', 'output', tau, alpha=0.), s, t))
+        return dict(lskd=self.weight*tau**2*ask(torchdistill_loss(self.opponent)('s', 'output', 't', 'output', tau, alpha=0.), s, t))
