@@ -1,0 +1,50 @@
+"""Times every student of a protocol, what is left of it when it keeps fewer branches, and its teachers: results/benchmarks/latency-<device>.json.
+
+    python tools/latency.py [--data cifar10] [--preset small] [--device cpu]
+
+Weights are random, which does not change their cost. All take turns, round after round, one image at a time and in batches; one thread on the CPU.
+"""
+import argparse, os, sys
+from pathlib import Path
+
+import torch
+from ekd_nb.evaluate import MeanEnsemble, latencies
+from ekd_nb.models import get_model
+from ekd_nb.protocols import METHODS, make_student, protocol
+from ekd_nb.records import provenance
+from ekd_nb.teachers import TeacherEnsemble, seal, write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+N_OUT = {'digits': 10, 'cifar10': 10, 'cifar100': 100}
+
+
+def networks(p):
+    "Name in records -> network"
+    n_out, nets = N_OUT[p.data], {}
+    for m in METHODS.values():
+        if m.student == 'teachers': continue
+        student, name = make_student(p, m, n_out)
+        nets[name] = student
+        nets |= {f'{name}, {k} kept': student.keep(k) for k in range(1, student.n_branches) if m.student == 'branched'}
+    teachers = {a: get_model(a, n_out) for a in p.teachers}
+    return nets | teachers | {'+'.join(p.teachers): MeanEnsemble(TeacherEnsemble(list(teachers.values()), grid=0))}
+
+
+def main(args):
+    a = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    a.add_argument('--data', default='cifar10'); a.add_argument('--preset', default='small'); a.add_argument('--device', default='cpu')
+    a.add_argument('--rounds', type=int, default=30); a.add_argument('--out', default=ROOT/'results/benchmarks', type=Path)
+    a = a.parse_args(args)
+    torch.set_num_threads(1)
+    p, device, before = protocol(a.data, a.preset), torch.device(a.device), os.getloadavg()
+    nets = {n: m.to(device, memory_format=torch.channels_last).eval() for n, m in networks(p).items()}
+    where, cases = provenance(device), {n: {} for n in nets}
+    for bs in (1, 100):
+        x = torch.randn(bs, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
+        for n, t in latencies(nets, x, a.rounds).items(): cases[n][str(bs)] = {k: t[k] for k in ('median_s', 'low_s', 'high_s')}
+    path = a.out/f'latency-{a.data}-{a.preset}-{device.type}.json'
+    write_json(path, seal(dict(schema=1, data=a.data, preset=a.preset, rounds=a.rounds, threads=1, cases=cases, loadavg=dict(before=before, after=os.getloadavg()), **where)))
+    print(path)
+
+
+if __name__ == '__main__': main(sys.argv[1:])
