@@ -35,19 +35,19 @@ class FeatureLoss(TeacherLoss):
         "Average to the teachers' grid"
         return nn.ModuleList([nn.AdaptiveAvgPool2d(features[0].shape[-1])])
 
-# %% ../nbs/05_feature_based.ipynb #29ba01fd
+# %% ../nbs/05_feature_based.ipynb #b0c8d73a
 class FitNetLoss(FeatureLoss):
     "Hints through a regressor (FitNets, Romero et al. 2015)"
-    own,columns = dict(weight=100.),('hint',)
+    own,columns = dict(weight=100/9),('hint',)
     def make_projections(self, widths, features, dls):
         g = self.side_by_side(features)
         return nn.ModuleList([nn.Sequential(nn.AdaptiveAvgPool2d(g.shape[-1]), nn.Conv2d(widths[0], g.shape[1], 1))])
     def compare(self, s, t, y, idx): return dict(hint=self.weight*(s-t).pow(2).flatten(1).mean(1))
 
-# %% ../nbs/05_feature_based.ipynb #08dbee06
+# %% ../nbs/05_feature_based.ipynb #70dda93e
 class ATLoss(FeatureLoss):
     "Attention maps, by torchdistill (AT, Zagoruyko and Komodakis 2017)"
-    own,columns,opponent,mode = dict(weight=1000.),('at',),'ATLoss','code'
+    own,columns,opponent,mode = dict(weight=1000/9),('at',),'ATLoss','code'
     def make_projections(self, widths, features, dls):
         if (g := features[0].shape[-1])<2: raise EKDError(f'teachers: got grid={g}, expected a TeacherEnsemble of grid=2 or more: attention on one cell says nothing')
         return super().make_projections(widths, features, dls)
@@ -56,17 +56,17 @@ class ATLoss(FeatureLoss):
         pair = {k: dict(io='output', path=k[0]) for k in ('student', 'teacher')}
         return dict(at=self.weight*ask(torchdistill_loss(self.opponent)({'last': pair}, self.mode), s, t))
 
-# %% ../nbs/05_feature_based.ipynb #cd8f05b8
+# %% ../nbs/05_feature_based.ipynb #21e0a565
 class RKDLoss(FeatureLoss):
     "Distances and angles within a batch, by torchdistill (RKD, Park et al. 2019)"
-    own,columns,opponent = dict(distance=25., angle=50.),('distance', 'angle'),'RKDLoss'
+    own,columns,opponent = dict(distance=25/9, angle=50/9),('distance', 'angle'),'RKDLoss'
     def compare(self, s, t, y, idx):
         s,t = (o.mean((2,3)) for o in (s, t))
         if len(s)<2: return dict(distance=0*s.sum(), angle=0*s.sum())   # a single image stands nowhere
         rkd = torchdistill_loss(self.opponent)('s', 't', 1., 1., 'mean')
         return dict(distance=self.distance*rkd.compute_rkd_distance_loss(t, s), angle=self.angle*rkd.compute_rkd_angle_loss(t, s))
 
-# %% ../nbs/05_feature_based.ipynb #b08f042f
+# %% ../nbs/05_feature_based.ipynb #dd88ac3a
 def similarity(
     f:Tensor, # feature maps [B,F,g,g]
 )->Tensor: # [B,B]
@@ -76,10 +76,10 @@ def similarity(
 
 class SPLoss(FeatureLoss):
     "Similarities within a batch (SP, Tung and Mori 2019)"
-    own,columns = dict(weight=3000.),('sp',)
+    own,columns = dict(weight=3000/9),('sp',)
     def compare(self, s, t, y, idx): return dict(sp=self.weight*(similarity(s)-similarity(t)).pow(2).mean())
 
-# %% ../nbs/05_feature_based.ipynb #96c95b99
+# %% ../nbs/05_feature_based.ipynb #88ff7aa8
 class Embedding(nn.Module):
     "Pooled features [B,F,h,w] to unit vectors [B,dim] (CRD, Tian et al. 2020)"
     def __init__(self,
@@ -131,7 +131,7 @@ class CRDMemory(nn.Module):
 
 class CRDLoss(FeatureLoss):
     "Contrast with a memory of embeddings, by torchdistill (CRD, Tian et al. 2020)"
-    own,columns = dict(weight=.8, negatives=16384, dim=128, temperature=.07, momentum=.5),('crd',)
+    own,columns = dict(weight=.8/9, negatives=16384, dim=128, temperature=.07, momentum=.5),('crd',)
     opponent = 'CRDLoss'
     def make_projections(self, widths, features, dls):
         ds = getattr(dls.train, 'dataset', None)
