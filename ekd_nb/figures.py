@@ -8,7 +8,7 @@ Docs: https://ekd-nb.github.io/ekd_nb/figures.html.md"""
 __all__ = ['fraction_curves', 'fraction_gains', 'intervals', 'method_intervals', 'mean_matrix', 'matrices', 'branch_growth',
            'corruption_curves', 'cost_points', 'cost_scatter']
 
-# %% ../nbs/10_figures.ipynb #96f27276
+# %% ../nbs/10_figures.ipynb #47498e3e
 import math
 import matplotlib.pyplot as plt
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
@@ -19,7 +19,7 @@ from .plots import by_method
 from .records import mean_std
 from .style import INK, axes, label, look, method_color, not_measured, styled
 
-# %% ../nbs/10_figures.ipynb #dc9b0ad2
+# %% ../nbs/10_figures.ipynb #732456ff
 def _fraction_axis(ax, records):
     n = {r['fraction']: r['n_train'] for r in records}
     ax.set(xscale='log', xlabel='training images: share, number')
@@ -64,7 +64,7 @@ def fraction_gains(
     ax.set_ylabel(f'{label(a)} minus the other, points'); ax.legend(fontsize=9, loc='upper left', bbox_to_anchor=(1,1))
     return ax
 
-# %% ../nbs/10_figures.ipynb #04ff42fb
+# %% ../nbs/10_figures.ipynb #324ec544
 @styled
 def intervals(
     rows:list,     # of (name in words, (mean, half, number), colour)
@@ -96,7 +96,7 @@ def method_intervals(
     "One method minus each other"
     return intervals([(label(m), difference(records, a, m, key), method_color(m)) for m in names if m!=a], f'{label(a)} minus the other, {what}', scale, ax)
 
-# %% ../nbs/10_figures.ipynb #e6cf84a6
+# %% ../nbs/10_figures.ipynb #d8b55747
 _MATRICES = {'teacher_similarity': ('CKA', 1), 'error_correlation_matrix': ('correlation of errors', 1), 'disagreement_matrix': ('disagreement, % of images', 100)}
 
 def mean_matrix(
@@ -124,9 +124,10 @@ def matrices(
     own = key!='teacher_similarity'   # the diagonal of a branch with itself says nothing
     shown = {m: [[math.nan if v is None or own and i==j else scale*v for j,v in enumerate(row)] for i,row in enumerate(M)] for m,M in found.items()}
     values = [v for M in shown.values() for row in M for v in row if v==v] or [0]
+    middle, span = (max(values)+min(values))/2, max(max(values)-min(values), .1*scale)   # no colours for next to nothing
     fig, axs = plt.subplots(1, len(found), figsize=(2.6*len(found)+.6, 3), layout='constrained', squeeze=False)
     for ax,(m,M) in zip(axs[0], shown.items()):
-        im = ax.imshow(M, cmap='cividis', vmin=min(values), vmax=max(values))
+        im = ax.imshow(M, cmap='cividis', vmin=middle-span/2, vmax=middle+span/2)
         for i,row in enumerate(M):
             for j,v in enumerate(row):
                 if v==v: ax.text(j, i, f'{v:.1f}' if scale>1 else f'{v:.2f}', ha='center', va='center', fontsize=10, color='black' if im.norm(v)>.55 else 'white')
@@ -137,7 +138,7 @@ def matrices(
     fig.supxlabel(what, fontsize=10)
     return axs[0]
 
-# %% ../nbs/10_figures.ipynb #617921e7
+# %% ../nbs/10_figures.ipynb #c6665900
 @styled
 def branch_growth(
     records:list, # with `branch_curve`
@@ -156,7 +157,7 @@ def branch_growth(
     ax.grid(alpha=.3); ax.legend(fontsize=9, loc='upper left', bbox_to_anchor=(1,1))
     return ax
 
-# %% ../nbs/10_figures.ipynb #aa42865f
+# %% ../nbs/10_figures.ipynb #331fc536
 @styled
 def corruption_curves(
     records:list,    # with `corruptions`
@@ -178,7 +179,7 @@ def corruption_curves(
     ax.legend(fontsize=9, loc='upper left', bbox_to_anchor=(1,1))
     return ax
 
-# %% ../nbs/10_figures.ipynb #cd7987f0
+# %% ../nbs/10_figures.ipynb #88ad4c3a
 def cost_points(
     records:list, # of one setting and fraction
     n_out:int=10, # classes
