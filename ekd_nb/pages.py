@@ -8,7 +8,7 @@ Docs: https://ekd-nb.github.io/ekd_nb/pages.html.md"""
 __all__ = ['SETTINGS', 'is_current', 'page_records', 'interval', 'by_seed', 'difference', 'points', 'verdict', 'told', 'listed',
            'standing', 'missing', 'elsewhere', 'markdown_table', 'method_table']
 
-# %% ../nbs/10_pages.ipynb #20de0c5a
+# %% ../nbs/10_pages.ipynb #c72f7130
 from collections import Counter
 from pathlib import Path
 from .arrays import EKDError
@@ -16,7 +16,7 @@ from .protocols import METHODS, PROTOCOLS, concerns, method, protocol
 from .records import load_records, mean_std, percent, select
 from .style import label
 
-# %% ../nbs/10_pages.ipynb #4e2496aa
+# %% ../nbs/10_pages.ipynb #0ea27f89
 SETTINGS = {'full': 'teachers that saw all training images', 'same': 'teachers that saw the student\'s images'}
 
 def is_current(
@@ -38,7 +38,7 @@ def page_records(
     rs = [r if method(r['method']).taught else dict(r, teacher_data='none') for r in rs if fraction in (None, r['fraction'])]
     return rs if teacher_data is None else select(rs, teacher_data)
 
-# %% ../nbs/10_pages.ipynb #83abfec9
+# %% ../nbs/10_pages.ipynb #435e10e9
 def interval(
     values # numbers, one for each seed
 ) -> tuple: # (mean, half the 95 % interval, number); None where there is none
@@ -72,7 +72,7 @@ def difference(
     x, y = by_seed(records, a, key), by_seed(records, b, key)
     return interval(x[s]-y[s] for s in x if s in y)
 
-# %% ../nbs/10_pages.ipynb #14336a5a
+# %% ../nbs/10_pages.ipynb #8425a3cb
 def points(
     d:tuple,         # (mean, half, number) from `difference`
     scale:float=100, # 100 makes points of shares
@@ -132,7 +132,7 @@ def standing(
         said[word].append(f'{label(b)} ({points(d, scale, digits)})')
     return '\n'.join([f'**{label(a)}: {scale*mean_std(mine)[0]:.{digits}f}{unit}** ({len(mine)} seed{"s" if len(mine)>1 else ""}).', ''] + [f'- **{w}** {listed(ps)}.' for w,ps in said.items() if ps])
 
-# %% ../nbs/10_pages.ipynb #41f75419
+# %% ../nbs/10_pages.ipynb #29f70b8c
 def missing(
     records:list,  # of one setting and fraction
     names,         # methods that should have records
@@ -144,7 +144,7 @@ def missing(
     parts = [f'{w}: {listed(ms)}.' for w,ms in (('Not measured', none), (f'Fewer than {seeds} seeds', few)) if ms]
     return ' '.join(parts) or f'Every method has at least {seeds} seeds.'
 
-# %% ../nbs/10_pages.ipynb #1f891507
+# %% ../nbs/10_pages.ipynb #64f562b4
 def elsewhere(
     data:str='cifar10',    # data set of the page
     preset:str='small',    # its protocol
@@ -155,7 +155,7 @@ def elsewhere(
     have, lack = [f'{name} ({n} runs)' for name,n in others if n], [name for name,n in others if not n]
     return ' '.join(f'{w}: {listed(ps)}.' for w,ps in (('Measured, not shown here', have), ('Not measured', lack)) if ps)
 
-# %% ../nbs/10_pages.ipynb #e4272f2d
+# %% ../nbs/10_pages.ipynb #8fda46da
 def markdown_table(
     head:dict, # heading -> '' or ':' for numbers, that stand right
     rows:list  # of lists of cells
@@ -170,14 +170,17 @@ def method_table(
 ) -> str: # markdown
     "Every method: size, cost, accuracy over seeds, paired difference to `a`, seconds of training and where"
     if not records: return 'Not measured.'
-    head = {'method': '', 'student': '', 'parameters': ':', 'multiply-adds': ':', 'accuracy, %': ':', f'{label(a)} minus this, points': ':', 'seeds': ':', 'training, s': ':', 'device': ''}
+    where = sorted({r['device'] for r in records})
+    head = {'method': '', 'student': '', 'parameters': ':', 'multiply-adds': ':', 'accuracy, %': ':', f'{label(a)} minus this, points': ':', 'seeds': ':',
+            f"training, s{f' ({where[0]})' if len(where)==1 else ''}": ':'}
     rows = []
     for m in names:
         rs = [r for r in records if r['method']==m]
-        if not rs: rows.append([label(m), '', '', '', 'not measured', '', 0, '', '']); continue
-        seconds = f"{mean_std([r['wall_s'] for r in rs])[0]:.0f}"
-        rows.append([f'**{label(m)}**' if m==a else label(m), rs[0]['student'], f"{rs[0]['params']:,}", f"{rs[0]['flops']/1e6:.1f} M", percent(by_seed(records, m).values()),
-                     '' if m==a else points(difference(records, a, m)), len(rs), seconds, listed(sorted({r['device'] for r in rs}))])
+        if not rs: rows.append([label(m), '', '', '', 'not measured', '', 0, '']); continue
+        seconds = f"{mean_std([r['wall_s'] for r in rs])[0]:.0f}" + (f" ({listed(sorted({r['device'] for r in rs}))})" if len(where)>1 else '')
+        student = f"{len(rs[0]['branch_accuracy'])} networks" if method(m).student in ('teachers', 'separate') else rs[0]['student']
+        rows.append([f'**{label(m)}**' if m==a else label(m), student, f"{rs[0]['params']:,}", f"{rs[0]['flops']/1e6:.1f} M", percent(by_seed(records, m).values()),
+                     '' if m==a else points(difference(records, a, m)), len(rs), seconds])
     return markdown_table(head, [*rows, *_teachers(records)])
 
 def _teachers(records):
@@ -185,4 +188,4 @@ def _teachers(records):
     sets = {tuple(t['sha256'] for t in r['teachers']): r for r in records if r['method']=='teachers'}
     for i in range(max((len(k) for k in sets), default=0)):
         ts = [(r['teachers'][i], r['branch_accuracy'][i]) for r in sets.values()]
-        yield [f'*teacher {i+1}*', ts[0][0]['arch'], '', '', percent([a for _,a in ts]), '', len(ts), f"{mean_std([t['wall_s'] or 0 for t,_ in ts])[0]:.0f}", '']
+        yield [f'*teacher {i+1}*', ts[0][0]['arch'], '', '', percent([a for _,a in ts]), '', len(ts), f"{mean_std([t['wall_s'] or 0 for t,_ in ts])[0]:.0f}"]
