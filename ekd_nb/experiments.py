@@ -85,16 +85,21 @@ def _prepare(learn, p, what, say, checkpoints=None):
 # %% ../nbs/09_experiments.ipynb #f9a21099
 def _digest(*things): return hashlib.sha256(repr(things).encode()).hexdigest()[:16]
 
+def _resumed(checkpoints):
+    "Does this run go on from one that was killed? Then its clock says nothing about the whole"
+    return checkpoints is not None and any(Path(checkpoints).glob('*.pth'))
+
 def _train_teacher(p, data, rows, held, seed, i, arch, path, need, device, say, **info):
     set_seed(1000*seed+i)
     learn = teacher_learner(_dls(p, data, rows, held, seed+100*(i+1), device), arch, n_out=data.n_classes, **recipe(p))
     checkpoints = path.with_suffix('.checkpoints')
+    where = {k: v for k,v in provenance(device).items() if k!='versions'}   # of the code that trains, not of what lies there when it has finished
+    resumed = _resumed(checkpoints)
     secs = fit(_prepare(learn, p, f'teacher {arch}, seed {seed}', say, checkpoints), p, p.teacher_epochs)
     half = p.preset=='ready'
     if half: learn.model.half().float()
     acc = evaluate_student(learn.model, _held_dl(data, rows, held, device))['test_accuracy'] if len(held) else None
-    where = {k: v for k,v in provenance(device).items() if k!='versions'}
-    save_teacher(learn.model, path, accuracy=acc, arch=arch, half=half, epochs=p.teacher_epochs, n_train=len(rows), wall_s=secs, **need, **info, **where)
+    save_teacher(learn.model, path, accuracy=acc, arch=arch, half=half, epochs=p.teacher_epochs, n_train=len(rows), wall_s=None if resumed else secs, **need, **info, **where)
     shutil.rmtree(checkpoints, ignore_errors=True)
 
 def get_teachers(
@@ -196,14 +201,14 @@ def run(
     asked = memo.misses if memo is not None else 0
     kw = dict(teachers=teachers, memo=memo if usable else False) if m.taught else {}
     learn = _prepare(ekd_learner(dls, student, loss_func=loss, **kw, **recipe(p)), p, f'{name}, seed {seed}', say, checkpoints)
-    where = provenance(dls.device)
+    where,resumed = provenance(dls.device),_resumed(checkpoints)
     secs = fit(learn, p, p.epochs)
     scores = evaluate_student(learn.model, dls[-1] if on=='test' else _held_dl(data, rows, held, device))
     names = learn.recorder.metric_names[1:-1]
     curves = {n: [None if v is None else round(float(v), 5) for v in vs] for n,vs in zip(names, zip(*learn.recorder.values))}
     record = _describe(p, name, data, seed, fraction, teacher_data, infos if m.taught else (), on, rows)
     record |= dict(student=what, params=count_params(student.keep(student.n_branches)), flops=count_flops(student, (data.channels, *data.size)), epochs=p.epochs, curves=curves,
-                   **scores, wall_s=secs, memo_misses=memo.misses-asked if m.taught and usable else None, **where)
+                   **scores, wall_s=None if resumed else secs, memo_misses=memo.misses-asked if m.taught and usable else None, **where)
     return record | look_closer(learn.model, p, data, dls, teachers if m.taught else None, on), learn
 
 def look_closer(model, p, data, dls, teachers=None, on='test'):
@@ -231,4 +236,4 @@ def teachers_record(
     dls = _dls(p, data, rows, held, seed, device)
     return _describe(p, 'teachers', data, seed, fraction, teacher_data, infos, 'test', rows) | dict(
         student='+'.join(teachers.names), params=count_params(model), flops=count_flops(model, (data.channels, *data.size)), epochs=p.teacher_epochs, curves={},
-        **evaluate_student(model, dls[-1]), wall_s=sum(i.get('wall_s') or 0 for i in infos), **where) | look_closer(model, p, data, dls)
+        **evaluate_student(model, dls[-1]), wall_s=None if any(i.get('wall_s') is None for i in infos) else sum(i['wall_s'] for i in infos), **where) | look_closer(model, p, data, dls)

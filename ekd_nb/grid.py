@@ -204,7 +204,7 @@ def run_grid(
         calls = [(j, where) + ((progress,) if alone else ()) for j in jobs]
         for j,r,e in _each(run_job, calls, 1 if alone else max(n_jobs, 2)):
             (failed if e else made).append(j if e else r)
-            say(f'{j.name}: failed: {e}' if e else f"{j.name}: {r['test_accuracy']:.1%} in {r['wall_s']:.0f} s ({len(made)+len(failed)} of {len(jobs)})")
+            say(f'{j.name}: failed: {e}' if e else f"{j.name}: {r['test_accuracy']:.1%} ({len(made)+len(failed)} of {len(jobs)})")
     return made,failed
 
 # %% ../nbs/09_grid.ipynb #4f61e4d0

@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 from .arrays import EKDError
 from .protocols import METHODS, PROTOCOLS, concerns, method, protocol
-from .records import load_records, mean_std, percent, select
+from .records import load_records, mean_seconds, mean_std, percent, select
 from .style import label
 
 # %% ../nbs/10_pages.ipynb #0ea27f89
@@ -177,7 +177,7 @@ def method_table(
     for m in names:
         rs = [r for r in records if r['method']==m]
         if not rs: rows.append([label(m), '', '', '', 'not measured', '', 0, '']); continue
-        seconds = f"{mean_std([r['wall_s'] for r in rs])[0]:.0f}" + (f" ({listed(sorted({r['device'] for r in rs}))})" if len(where)>1 else '')
+        seconds = mean_seconds([r['wall_s'] for r in rs]) + (f" ({listed(sorted({r['device'] for r in rs}))})" if len(where)>1 else '')
         student = f"{len(rs[0]['branch_accuracy'])} networks" if method(m).student in ('teachers', 'separate') else rs[0]['student']
         rows.append([f'**{label(m)}**' if m==a else label(m), student, f"{rs[0]['params']:,}", f"{rs[0]['flops']/1e6:.1f} M", percent(by_seed(records, m).values()),
                      '' if m==a else points(difference(records, a, m)), len(rs), seconds])
@@ -188,4 +188,4 @@ def _teachers(records):
     sets = {tuple(t['sha256'] for t in r['teachers']): r for r in records if r['method']=='teachers'}
     for i in range(max((len(k) for k in sets), default=0)):
         ts = [(r['teachers'][i], r['branch_accuracy'][i]) for r in sets.values()]
-        yield [f'*teacher {i+1}*', ts[0][0]['arch'], '', '', percent([a for _,a in ts]), '', len(ts), f"{mean_std([t['wall_s'] or 0 for t,_ in ts])[0]:.0f}"]
+        yield [f'*teacher {i+1}*', ts[0][0]['arch'], '', '', percent([a for _,a in ts]), '', len(ts), mean_seconds([t['wall_s'] for t,_ in ts])]

@@ -6,7 +6,7 @@ Docs: https://ekd-nb.github.io/ekd_nb/records.html.md"""
 
 # %% auto #0
 __all__ = ['SCHEMA', 'provenance', 'record_digest', 'save_record', 'record_name', 'read_record', 'load_records', 'select',
-           'mean_std', 'percent', 'paired', 'table']
+           'mean_std', 'mean_seconds', 'percent', 'paired', 'table']
 
 # %% ../nbs/09_records.ipynb #a210394c
 import hashlib, json, math, statistics, subprocess, warnings
@@ -86,6 +86,13 @@ def mean_std(
     values = list(values)
     return statistics.mean(values),statistics.stdev(values) if len(values)>1 else 0.
 
+def mean_seconds(
+    values, # seconds; None for a run that was interrupted, whose clock saw only a part
+)->str:
+    "Mean of what was timed"
+    values = [v for v in values if v is not None]
+    return f'{statistics.mean(values):.0f}' if values else 'not measured'
+
 def percent(
     values, # shares in [0,1]
 )->str:
@@ -128,7 +135,7 @@ def table(
         b = [a for r in rs for a in r['branch_accuracy']] if len(rs[0]['branch_accuracy'])>1 else []
         nll,ece = (f"{mean_std([k*r[m] for r in rs])[0]:.{d}f}" for m,k,d in (('nll', 1, 3), ('ece', 100, 1)))
         rows.append(f"| {n} | {rs[0]['student']} | {rs[0]['params']:,} | {rs[0]['flops']/1e6:.1f} M | {percent([r['test_accuracy'] for r in rs])} |{extra} "
-                    f"{percent(b) if b else ''} | {nll} | {ece} | {len(rs)} | {mean_std([r['wall_s'] for r in rs])[0]:.0f} |")
+                    f"{percent(b) if b else ''} | {nll} | {ece} | {len(rs)} | {mean_seconds([r['wall_s'] for r in rs])} |")
     return '\n'.join(rows + _teacher_rows(records, ' |' if against else ''))
 
 def _teacher_rows(records, gap):
@@ -137,7 +144,7 @@ def _teacher_rows(records, gap):
     rows = []
     for i in range(max((len(k) for k in sets), default=0)):
         ts = [(r['teachers'][i], r['branch_accuracy'][i]) for r in sets.values()]
-        rows.append(f"| *teacher {i+1}* | {ts[0][0]['arch']} | | | {percent([a for _,a in ts])} |{gap} | | | {len(ts)} | {mean_std([t['wall_s'] or 0 for t,_ in ts])[0]:.0f} |")
+        rows.append(f"| *teacher {i+1}* | {ts[0][0]['arch']} | | | {percent([a for _,a in ts])} |{gap} | | | {len(ts)} | {mean_seconds([t['wall_s'] for t,_ in ts])} |")
     return rows
 
 def _points(m, half, n): return 'not measured' if m is None else f'{100*m:+.1f}' + ('' if half is None else f' ± {100*half:.1f}')
