@@ -196,10 +196,12 @@ def run(
     dls = _dls(p, data, rows, held, seed, device)
     set_seed(seed)
     student,what = make_student(p, m, data.n_classes, data.channels, data.size[0])
-    loss = make_loss(p, m, _best(infos))
+    best,asked_of = _best(infos),teachers
+    if m.grid>1 and m.teacher=='best' and best is not None: asked_of,best,memo = TeacherEnsemble([teachers.models[best]], grid=m.grid).to(dls.device),0,None   # whole feature maps of one: asked anew for every batch
+    loss = make_loss(p, m, best)
     usable = memo is not None and (memo.features or not getattr(loss, 'gamma', 0))
     asked = memo.misses if memo is not None else 0
-    kw = dict(teachers=teachers, memo=memo if usable else False) if m.taught else {}
+    kw = dict(teachers=asked_of, memo=memo if usable else False) if m.taught else {}
     learn = _prepare(ekd_learner(dls, student, loss_func=loss, **kw, **recipe(p)), p, f'{name}, seed {seed}', say, checkpoints)
     where,resumed = provenance(dls.device),_resumed(checkpoints)
     secs = fit(learn, p, p.epochs)

@@ -70,10 +70,9 @@ class Where:
         if self.threads: torch.set_num_threads(self.threads)
         return _images(name, self.data_path)
 
-def _grid(job):
-    "Cells a side of the teacher features that a job's loss wants: 0 for none, 1 for pooled ones, more are too many to remember"
-    loss = make_loss(job.protocol, method(job.method), 0)
-    return getattr(loss, 'grid', 1) if getattr(loss, 'gamma', 0) else 0
+def _features(job):
+    "Does a job's loss want the teachers' features?"
+    return bool(getattr(make_loss(job.protocol, method(job.method), 0), 'gamma', 0))
 
 def shared(
     job:Job,
@@ -98,8 +97,9 @@ def prepare(
 )->tuple: # (`TeacherEnsemble`, a dict for each teacher, `TeacherMemo` or None)
     "Teachers and memo of a job, made or loaded"
     teachers,infos = teachers_of(job, where, say)
-    if method(job.method).student=='teachers' or (grid := _grid(job))>1: return teachers,infos,None
-    p,data,features = job.protocol,where.images(job.protocol.data),grid>0
+    m = method(job.method)
+    if m.student=='teachers' or m.grid>1: return teachers,infos,None
+    p,data,features = job.protocol,where.images(job.protocol.data),_features(job)
     rows,_ = training_rows(p, data.y_train, job.seed, job.fraction, data.classes)
     memo = make_memo(p, data, rows, teachers, where.device, features)
     return teachers,infos,fill_memo(memo, p, data, rows, job.seed, _memo_path(job, where, features), where.device, say)
@@ -198,7 +198,7 @@ def run_grid(
     if not jobs: return made,failed
     alone = n_jobs==1 and backend in ('loky', 'sequential')
     with engine(n_jobs, backend, address):
-        needs = {(shared(j), min(_grid(j), 1)): j for j in jobs if method(j.method).taught and method(j.method).student!='teachers'}
+        needs = {(shared(j), _features(j) and method(j.method).grid==1): j for j in jobs if method(j.method).taught and method(j.method).student!='teachers'}
         if not alone:
             for e in _each(_try_prepare, [(j, where) for j in needs.values()], n_jobs): say(f'failed: {e}' if e else 'teachers and their memo: ready')
         calls = [(j, where) + ((progress,) if alone else ()) for j in jobs]

@@ -89,6 +89,7 @@ class Method:
     teacher:str=None      # `own` of each branch (λ of the protocol), `average` of all, the `best` single one, or None: labels only
     loss:str='ekd'        # or a name in `baselines.BASELINES`
     hints:bool=False      # with the protocol's feature term?
+    grid:int=1            # cells a side of the teacher features that the loss wants; more than 1 are too many to remember
 
     @property
     def taught(self): return self.teacher is not None
@@ -101,9 +102,19 @@ METHODS = {m.name: m for m in (
     Method('ekd', 'a teacher for each branch', 'branched', 'own', hints=True),
     Method('ekd_avg', 'every branch from the average of the teachers', 'branched', 'average'),
     Method('ekd_no_hint', 'EKD without the feature term', 'branched', 'own'),
-    Method('kd_best', 'plain student, the teacher that is best on validation images', teacher='best'),
+    Method('kd_best', 'wide student, the teacher that is best on validation images', 'wide', 'best'),
     Method('kd_flops', "plain student of the branched one's multiply-adds, average of the teachers", 'flops', 'average'),
     Method('wide', "plain student of the branched one's parameters, labels", 'wide'),
+    *[Method(n, f'wide student, {what}, best teacher', 'wide', 'best', n, grid=g) for n,what,g in (
+        ('fitnet', 'hints from the last feature map (Romero et al. 2015)', 8), ('at', 'attention maps (Zagoruyko and Komodakis 2017)', 8),
+        ('rkd', 'distances and angles between images (Park et al. 2019)', 1), ('sp', 'similarities between images (Tung and Mori 2019)', 8),
+        ('crd', 'contrast with other images (Tian et al. 2020)', 1), ('dkd', 'decoupled KD (Zhao et al. 2022)', 1),
+        ('dist', 'relations between and within classes (Huang et al. 2022)', 1), ('lskd', 'standardised logits (Sun et al. 2024)', 1))],
+    *[Method(f'{n}_avg', f'wide student, {what}, average of the teachers', 'wide', 'average', n) for n,what in (('dkd', 'decoupled KD'), ('dist', 'relations'), ('lskd', 'standardised logits'))],
+    Method('one', 'the branched student, gated ensemble teaches its branches, no teacher (Lan et al. 2018)', 'branched', loss='one'),
+    Method('cl_ilr', 'the branched student, branches teach each other, no teacher (Song and Chai 2018)', 'branched', loss='cl_ilr'),
+    Method('dml', 'separate networks teach each other, no teacher (Zhang et al. 2018)', 'separate', loss='dml'),
+    Method('separate', 'separate networks, a teacher for each', 'separate', 'own', 'separate'),
     Method('teachers', 'no student: the ensemble of the teachers', 'teachers', 'average'))}
 MAIN = ('plain', 'branched', 'kd', 'kd_wide', 'ekd')
 
@@ -126,6 +137,7 @@ def make_student(
     n = n_branches(p)
     make = lambda arch,n,split=p.split: branched_student(arch, n, n_out, split, p.fusion if n>1 else 'mean', in_channels=in_channels, size=max(size, 16))
     branched = lambda: make(list(p.branches) or p.student, n)
+    if m.student=='branched' and m.loss=='one': return branched_student(list(p.branches) or p.student, n, n_out, p.split, 'gate', in_channels=in_channels, size=max(size, 16)), f'{p.student}×{n} after {p.split}, gate'
     if m.student=='branched': return branched(), f"{'+'.join(p.branches) or f'{p.student}×{n}'} after {p.split}"
     if m.student=='separate': return make(p.student, n, 0), f'{n} {p.student}'
     if m.student=='plain': return make(p.student, 1), p.student
@@ -143,7 +155,7 @@ def make_loss(
     if m.teacher=='best' and best is None: raise EKDError(f'method: {m.name} needs to know the best teacher, the teachers have no validation accuracy')
     if m.loss!='ekd':
         from ekd_nb.baselines import make_baseline
-        return make_baseline(m.loss, p.alpha if m.taught else 1., p.beta, p.tau, best if m.teacher=='best' else None)
+        return make_baseline(m.loss, p.alpha, p.beta, p.tau, best if m.teacher=='best' else None) if m.taught else make_baseline(m.loss, 1., 1.)
     if not m.taught: return EKDLoss(1., 0., 0., reduce=p.reduce, ensemble=p.ensemble)
     who = [best]*(n_branches(p) if m.student=='branched' else 1) if m.teacher=='best' else None
     lam = {'own': p.lam, 'average': 0., 'best': 1.}[m.teacher]
@@ -176,7 +188,8 @@ def concerns(
     if not isinstance(p, Protocol): p = Protocol(**{k: tuple(v) if isinstance(v, list) else v for k,v in p.items()})
     res = asdict(p)
     if not m.taught: res |= _TAUGHT | dict(teachers=len(p.teachers))
-    if m.teacher!='own': res['lam'] = 0.
+    if m.teacher!='own' or m.loss!='ekd': res['lam'] = 0.
+    if m.loss!='ekd': res |= dict(reduce='sum', ensemble=1.)
     if not m.hints: res['gamma'] = 0.
     if m.student not in ('branched', 'separate'): res |= dict(fusion='mean', reduce='sum', ensemble=1.)
     return res
