@@ -7,7 +7,7 @@ PY    := $(BIN)/python
 PYTHON ?= python3
 ARGS  ?=
 
-.PHONY: help reproduce test check notebooks results pages readme preview docs benchmark faults clean
+.PHONY: help reproduce test check notebooks results pages readme preview docs benchmark faults versions lock clean
 
 help:            ## list these words
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -24,7 +24,12 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-reproduce: $(VENV)/.installed        ## install, then run every method on the embedded digits (about 2 minutes)
+# With LOCKED=1 in the versions of constraints.txt.
+$(VENV)/.installed-locked: constraints.txt settings.ini setup.py pyproject.toml | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@ $(VENV)/.installed
+
+reproduce: $(VENV)/.installed$(if $(LOCKED),-locked)   ## install, then run every method on the embedded digits (about 2 minutes; LOCKED=1: in exact versions)
 	$(BIN)/ekd_reproduce --data digits --preset quick $(ARGS)
 
 test: check                          ## everything that must hold: notebooks, README, pytest
@@ -69,6 +74,20 @@ docs: $(VENV)/.installed-dev         ## build the site with Quarto into _docs/
 
 faults: $(VENV)/.installed           ## kill runs, damage files, fill the disk: how many trials of how many hold
 	OMP_NUM_THREADS=1 $(PY) -W ignore tools/faults.py $(ARGS)
+
+# An environment of its own with an older PyTorch, everything else as in constraints.txt; made once.
+OLDER := .venv-versions
+$(OLDER)/.installed: settings.ini setup.py pyproject.toml
+	test -x $(OLDER)/bin/python || $(PYTHON) -m venv $(OLDER)
+	grep -vE '^(torch|torchvision|triton)==' constraints.txt > $(OLDER)/constraints.txt
+	$(OLDER)/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.11.*' 'torchvision==0.26.*' -c $(OLDER)/constraints.txt -e '.[dev]'
+	@touch $@
+
+versions: $(OLDER)/.installed        ## run the library's tests with torch 2.11 and torchvision 0.26, in an environment of its own (6 GB)
+	OMP_NUM_THREADS=1 $(OLDER)/bin/python tools/versions.py $(ARGS)
+
+lock: $(VENV)/.installed-dev         ## write the versions of this environment to constraints.txt
+	$(PY) tools/lock.py
 
 benchmark: $(VENV)/.installed        ## time training and inference on this machine (QUICK=1: at most 10 minutes on 2 cores)
 	$(PY) -W ignore -m ekd_nb.benchmark $(if $(QUICK),--quick) $(ARGS)
