@@ -7,7 +7,7 @@ PY    := $(BIN)/python
 PYTHON ?= python3
 ARGS  ?=
 
-.PHONY: help reproduce test check notebooks results pages readme preview docs benchmark faults versions lock clean
+.PHONY: help reproduce test check notebooks results pages readme preview docs benchmark faults distributed versions lock clean
 
 help:            ## list these words
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -72,15 +72,19 @@ docs: $(VENV)/.installed-dev         ## build the site with Quarto into _docs/
 	@command -v quarto >/dev/null || { echo "make docs needs Quarto 1.7 or newer: see https://quarto.org/docs/get-started/ (or run $(BIN)/nbdev-install-quarto). 'make preview' does without."; exit 1; }
 	$(BIN)/nbdev-docs
 
-faults: $(VENV)/.installed           ## kill runs, damage files, fill the disk: how many trials of how many hold
+faults: $(VENV)/.installed           ## kill runs, damage files, fill the disk: how many trials of how many hold (a record in results/faults)
 	OMP_NUM_THREADS=1 $(PY) -W ignore tools/faults.py $(ARGS)
 
-# An environment of its own with an older PyTorch, everything else as in constraints.txt; made once.
+distributed: $(VENV)/.installed-dev  ## train with one and with two processes, record how far apart they are
+	OMP_NUM_THREADS=1 $(PY) -W ignore tools/two_processes.py --record
+
+# An environment of its own with an older PyTorch, everything else as in constraints.txt, without torchdistill (wants torch 2.12); made once.
 OLDER := .venv-versions
 $(OLDER)/.installed: settings.ini setup.py pyproject.toml
 	test -x $(OLDER)/bin/python || $(PYTHON) -m venv $(OLDER)
 	grep -vE '^(torch|torchvision|triton)==' constraints.txt > $(OLDER)/constraints.txt
-	$(OLDER)/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.11.*' 'torchvision==0.26.*' -c $(OLDER)/constraints.txt -e '.[dev]'
+	sed -n 's/^dev_requirements *= *//p' settings.ini | tr ' ' '\n' | grep -v '^torchdistill' > $(OLDER)/requirements.txt
+	$(OLDER)/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.11.*' 'torchvision==0.26.*' -c $(OLDER)/constraints.txt -r $(OLDER)/requirements.txt -e .
 	@touch $@
 
 versions: $(OLDER)/.installed        ## run the library's tests with torch 2.11 and torchvision 0.26, in an environment of its own (6 GB)

@@ -1,10 +1,11 @@
-"""What happens to long runs, done on purpose: `make faults` prints how many trials of how many held.
+"""What happens to long runs, done on purpose: `make faults` prints how many trials of how many held, and records it.
 
-    python tools/faults.py [--kills 20] [--damage 200] [--seed 0]
+    python tools/faults.py [--kills 20] [--damage 200] [--seed 0] [--out results/faults]
 
 Each trial is a process of its own (forked, so that it starts at once). A run trains a small student with memo and checkpoints.
 """
 import argparse, io, json, os, random, resource, signal, sys, tempfile, time, warnings
+from collections import Counter
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -13,11 +14,14 @@ import numpy as np
 import torch
 torch.set_num_threads(1)
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT/'tools'))
 from compat import SMALL, dls, learner
 from ekd_nb import checkpoint as checkpoint_module, teachers as teachers_module
 from ekd_nb.callbacks import Checkpoint
 from ekd_nb.data import EKDError
+from ekd_nb.records import provenance
+from ekd_nb.teachers import seal, write_json
 
 EPOCHS = 4
 
@@ -29,7 +33,6 @@ def train(folder, epochs=EPOCHS, out=None):
     with learn.no_bar(), learn.no_logging(), redirect_stdout(io.StringIO()): learn.fit_one_cycle(epochs, 1e-2)
     bits = b''.join(v.numpy().tobytes() for v in learn.model.state_dict().values())
     if out is not None:
-        from ekd_nb.teachers import seal, write_json
         write_json(out, seal(dict(weights=bits.hex(), values=[[None if v is None else float(v) for v in r] for r in learn.recorder.values])))
     return bits
 
@@ -77,35 +80,35 @@ def die_at(step):
     Path.write_bytes = act(whole, lambda p, b: whole(p, bytes(b)[:len(b)//2]))
 
 
-def kill_trials(n, seed=0, say=print):
+def kill_trials(n, seed=0, say=print, seen=None):
     "`n` runs killed with SIGKILL, each at a random moment or in the middle of writing, and resumed; how many ended with the bits of an undisturbed run"
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as tmp:
         tmp = Path(tmp)
         start = time.monotonic()
         assert wait(in_child(lambda: train(tmp/'whole', out=tmp/'whole.json'))) == 'ok', 'the undisturbed run failed'
-        secs, want, held, died = time.monotonic()-start, (tmp/'whole.json').read_text(), 0, 0
-        for i in range(n):
-            folder, out = tmp/f'run{i}', tmp/f'run{i}.json'
-            if i % 2:
+        secs, want, held, died, late = time.monotonic()-start, (tmp/'whole.json').read_text(), 0, 0, 0
+        while died < n and late < 5*n:
+            folder, out = tmp/f'run{died+late}', tmp/f'run{died+late}.json'
+            if died % 2:
                 step = rng.randint(1, 3*2*EPOCHS)
                 pid = in_child(lambda: (die_at(step), train(folder, out=out)))
                 how = f'at act of writing {step}'
             else:
                 pid, after = in_child(lambda: train(folder, out=out)), rng.random()*secs
                 time.sleep(after)
-                if os.waitpid(pid, os.WNOHANG)[0]: pid = None
-                else: os.kill(pid, signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
                 how = f'after {after:.2f} s'
-            end = wait(pid) if pid else 'ok'
-            died += end == 'killed'
+            if (end := wait(pid)) == 'ok': late += 1; continue   # it had finished: another moment
             again = wait(in_child(lambda: train(folder, out=out)))
             files = sorted(p.name for p in folder.iterdir())
             clean = sum(f.endswith('.pth') for f in files) == 2 and not any(f.endswith('.part') for f in files)
             same = out.exists() and out.read_text() == want
-            held += (ok := again == 'ok' and same and clean)
-            if not ok: say(f'  run {i}, {end} {how}, resumed: {again}, same bits and record: {same}, files: {files}')
-        say(f'{died} of {n} runs died in the middle, the others had just finished')
+            held += (ok := end == 'killed' and again == 'ok' and same and clean)
+            if seen is not None: seen.append(dict(kind='in the middle of writing' if died % 2 else 'at a random moment', how=how, held=ok))
+            if not ok: say(f'  run {died}, {end} {how}, resumed: {again}, same bits and record: {same}, files: {files}')
+            died += 1
+        if late: say(f'  {late} runs had finished when they were to be killed, and were drawn again')
     return held, n
 
 
@@ -123,7 +126,7 @@ def kinds(tmp):
     from ekd_nb.memo import TeacherMemo, load_memo, save_memo
     from ekd_nb.models import get_model
     from ekd_nb.records import read_record
-    from ekd_nb.teachers import TeacherEnsemble, load_teacher, save_teacher, write_json
+    from ekd_nb.teachers import TeacherEnsemble, load_teacher, save_teacher
     torch.manual_seed(0)
     def state(m): return repr([(k, v.numpy().tobytes()) for k, v in m.state_dict().items()])
     net = get_model(SMALL, 10, 1)
@@ -164,7 +167,7 @@ def kinds(tmp):
         out = io.BytesIO(); torch.save(s, out)
         return repr(out.getvalue())
 
-    found = next(iter(sorted((Path(__file__).resolve().parents[1]/'results'/'runs').glob('*.json'))), None)
+    found = next(iter(sorted((ROOT/'results'/'runs').glob('*.json'))), None)
     record = tmp/(found.name if found else 'none.json')
     files = dict(weights=(weights, read_weights), manifest=(weights.with_suffix('.json'), read_weights), memo=(memo_file, read_memo), data=(npz, read_data), checkpoint=(ckpt, read_checkpoint))
     if found:
@@ -182,7 +185,7 @@ def read(reader):
         except Exception as e: return e
 
 
-def damage_trials(n, seed=0, say=print):
+def damage_trials(n, seed=0, say=print, seen=None):
     "`n` byte flips or truncations over every kind of file; how many were noticed or harmless"
     rng, held = random.Random(seed), 0
     with tempfile.TemporaryDirectory() as tmp:
@@ -202,11 +205,12 @@ def damage_trials(n, seed=0, say=print):
             got = read(reader)
             path.write_bytes(good)
             held += (ok := got is None or got == want)
+            if seen is not None: seen.append(dict(kind=kind, how='cut short' if what.startswith('cut') else 'a bit flipped', end='noticed' if got is None else 'harmless' if ok else 'wrong'))
             if not ok: say(f'  {kind}, {what}: {"read as something else" if isinstance(got, str) else repr(got)}')
     return held, n
 
 
-def payload_trials(say=print):
+def payload_trials(say=print, seen=None):
     "A pickle with a payload in place of each kind of file: refused, and not executed"
     import pickle
     held = 0
@@ -218,6 +222,7 @@ def payload_trials(say=print):
             got = read(reader)
             path.write_bytes(good)
             held += (ok := got is None and not trace.exists())
+            if seen is not None: seen.append(dict(kind=kind, held=ok))
             if not ok: say(f'  {kind}: {"executed" if trace.exists() else got!r}')
     return held, len(files)
 
@@ -304,16 +309,26 @@ def main(args=None):
     p.add_argument('--kills', type=int, default=20)
     p.add_argument('--damage', type=int, default=200)
     p.add_argument('--seed', type=int, default=0)
+    p.add_argument('--out', type=Path, default=ROOT/'results'/'faults', help='folder of records')
     a = p.parse_args(args)
-    results = {'killed with SIGKILL and resumed, weights and record bit for bit': kill_trials(a.kills, a.seed),
-               'byte flips and truncations noticed or harmless': damage_trials(a.damage, a.seed),
-               'pickles with a payload refused unexecuted': payload_trials()}
+    where, start = provenance('cpu'), time.perf_counter()
+    kills, damage, payloads = [], [], []
+    results = {'killed with SIGKILL and resumed, weights and record bit for bit': kill_trials(a.kills, a.seed, seen=kills),
+               'byte flips and truncations noticed or harmless': damage_trials(a.damage, a.seed, seen=damage),
+               'pickles with a payload refused unexecuted': payload_trials(seen=payloads)}
+    machine = []
     for f in MACHINE:
         with tempfile.TemporaryDirectory() as tmp:
             try: f(Path(tmp)); ok = 1
             except Exception as e: ok = 0; print(f'  {f.__name__}: {type(e).__name__}: {e}')
         results[f.__doc__] = ok, 1
+        machine.append(dict(kind=f.__name__, what=f.__doc__, held=bool(ok)))
     for k, (held, n) in results.items(): print(f'{held:4} of {n:3}  {k}')
+    a.out.mkdir(parents=True, exist_ok=True)
+    write_json(a.out/f'kills{a.kills}-damage{a.damage}-s{a.seed}.json', seal(dict(
+        schema=1, **where, seconds=round(time.perf_counter()-start, 1), seed=a.seed, root=os.geteuid() == 0, epochs=EPOCHS,
+        held={k: list(v) for k, v in results.items()}, kills=kills, payloads=payloads, machine=machine,
+        damage=[dict(zip(('kind', 'how', 'end'), k), number=n) for k, n in sorted(Counter((d['kind'], d['how'], d['end']) for d in damage).items())])))
     return any(held < n for held, n in results.values())
 
 

@@ -1,6 +1,7 @@
-"""Two processes train one student, beside one process with the same batches: shown by nbs/results/distributed.ipynb, tested by tests/test_distributed.py.
+"""Two processes train one student, beside one process with the same batches: shown by nbs/results/reliability.ipynb, tested by tests/test_distributed.py.
 
-    python tools/distributed.py [--json out.json] [case ...]
+    python tools/two_processes.py [--json out.json] [case ...]
+    python tools/two_processes.py --record        # curves and batchnorm, to results/distributed
 
 Every rank is a process of its own (gloo on the CPU, forked, so that it starts at once); what each returns is written as JSON.
 """
@@ -123,13 +124,14 @@ def train(epochs=4):
 
 
 def norm(seeds=range(3), epochs=10):
-    "A student with BatchNorm, each rank with the statistics of its own batches: accuracy after the last epoch"
-    acc = []
+    "A student with BatchNorm, each rank with the statistics of its own batches: the loss of each epoch and the accuracy after the last, seed by seed"
+    out = []
     for s in seeds:
         l = make(s, 'resnet8-w8', n=30, bs=32)
         with together(l): l.fit_one_cycle(epochs, 2e-2)
-        acc.append(rows(l)[-1][l.recorder.metric_names.index('accuracy')-1])
-    return acc
+        col = lambda k: l.recorder.metric_names.index(k)-1
+        out.append(dict(seed=s, losses=[r[col('train_loss')] for r in rows(l)], accuracy=rows(l)[-1][col('accuracy')]))
+    return out
 
 
 def checkpointed(folder, *cbs, epochs=4):
@@ -196,7 +198,7 @@ def curves(): return dict(one=answers(train, 1)[0], two=answers(train, 2))
 
 
 @case
-def batchnorm(): return dict(one=answers(lambda: norm(range(5)), 1)[0], two=answers(norm, 2))
+def batchnorm(): return dict(one=answers(lambda: norm(range(5)), 1)[0], two=answers(lambda: norm(range(5)), 2))
 
 
 @case
@@ -226,15 +228,33 @@ def from_files(): return dict(two=answers(folders))
 def fastais_own(): return dict(two=answers(wrapped))
 
 
+def far(a, b): return max(abs(x-y) for x, y in zip(a, b, strict=True))
+
+
+def record(out, folder):
+    "What one and two processes did, as a sealed record; its path"
+    from ekd_nb.records import provenance
+    from ekd_nb.teachers import seal, write_json
+    c, b = out['curves'], out['batchnorm']
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return write_json(Path(folder)/'gloo-2.json', seal(dict(
+        schema=1, **provenance('cpu'), processes=2, backend='gloo',
+        curves=dict(one=c['one']['losses'], two=[r['losses'] for r in c['two']], farthest={k: max(far(c['one'][k], r[k]) for r in c['two']) for k in ('losses', 'weights', 'preds')},
+                    teacher_calls=dict(one=c['one']['misses'], two=[r['misses'] for r in c['two']], entries=c['one']['entries'])),
+        batchnorm=dict(one=b['one'], two=b['two'][0], ranks_agree=b['two'][0] == b['two'][1]))))
+
+
 def main(args=None):
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('cases', nargs='*', help=', '.join(CASES))
     p.add_argument('--json', help='where the answers go')
+    p.add_argument('--record', action='store_true', help='run what a page shows (curves, batchnorm) and write the record to results/distributed')
     a, out = p.parse_args(args), {}
-    for name in a.cases or CASES:
+    for name in ['curves', 'batchnorm'] if a.record else a.cases or CASES:
         begin = time.perf_counter()
         out[name] = CASES[name]()
         print(f'{name:14}{time.perf_counter()-begin:5.0f} s', flush=True)
+    if a.record: print(record(out, HERE.parent/'results'/'distributed'))
     if a.json: Path(a.json).write_text(json.dumps(out))
 
 
