@@ -248,12 +248,20 @@ def disk_full(tmp):
 def unwritable(tmp):
     "A folder that cannot be made, and one that may not be written to"
     (tmp/'file').touch()
-    (tmp/'locked').mkdir()
-    (tmp/'locked').chmod(0o555)
-    for folder in [tmp/'file'] + ([tmp/'locked'] if os.geteuid() else []):
+    def refused(folder):
         try: train(folder, 1)
-        except EKDError as e: assert 'cannot write checkpoints to' in str(e)
+        except EKDError as e: assert 'cannot write checkpoints to' in str(e), e
         else: raise AssertionError('accepted')
+    refused(tmp/'file')
+    with tempfile.TemporaryDirectory() as open_to_all:
+        os.chmod(open_to_all, 0o755)
+        locked = Path(open_to_all)/'locked'
+        locked.mkdir(0o555)
+        def as_nobody():
+            if not os.geteuid(): os.setgroups([]); os.setgid(65534); os.setuid(65534)   # the administrator may write anywhere
+            refused(locked)
+        assert wait(in_child(as_nobody)) == 'ok'
+        assert not list(locked.iterdir())
 
 
 def half_written(tmp):
@@ -326,7 +334,7 @@ def main(args=None):
     for k, (held, n) in results.items(): print(f'{held:4} of {n:3}  {k}')
     a.out.mkdir(parents=True, exist_ok=True)
     write_json(a.out/f'kills{a.kills}-damage{a.damage}-s{a.seed}.json', seal(dict(
-        schema=1, **where, seconds=round(time.perf_counter()-start, 1), seed=a.seed, root=os.geteuid() == 0, epochs=EPOCHS,
+        schema=1, **where, seconds=round(time.perf_counter()-start, 1), seed=a.seed, epochs=EPOCHS,
         held={k: list(v) for k, v in results.items()}, kills=kills, payloads=payloads, machine=machine,
         damage=[dict(zip(('kind', 'how', 'end'), k), number=n) for k, n in sorted(Counter((d['kind'], d['how'], d['end']) for d in damage).items())])))
     return any(held < n for held, n in results.values())
