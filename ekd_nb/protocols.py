@@ -111,6 +111,7 @@ METHODS = {m.name: m for m in (
         ('crd', 'contrast with other images (Tian et al. 2020)', 1), ('dkd', 'decoupled KD (Zhao et al. 2022)', 1),
         ('dist', 'relations between and within classes (Huang et al. 2022)', 1), ('lskd', 'standardised logits (Sun et al. 2024)', 1))],
     *[Method(f'{n}_avg', f'wide student, {what}, average of the teachers', 'wide', 'average', n) for n,what in (('dkd', 'decoupled KD'), ('dist', 'relations'), ('lskd', 'standardised logits'))],
+    Method('fitnet_avg', 'wide student, pooled hints from all teachers and their average', 'wide', 'average', 'fitnet'),
     Method('one', 'the branched student, gated ensemble teaches its branches, no teacher (Lan et al. 2018)', 'branched', loss='one'),
     Method('cl_ilr', 'the branched student, branches teach each other, no teacher (Song and Chai 2018)', 'branched', loss='cl_ilr'),
     Method('dml', 'separate networks teach each other, no teacher (Zhang et al. 2018)', 'separate', loss='dml'),
