@@ -19,7 +19,7 @@ from fastai.learner import Metric
 from .checkpoint import Checkpoint, fitting
 from .data import EKDError
 from .memo import TeacherMemo
-from .teachers import TeacherEnsemble, check_teachers
+from .teachers import LARGE, TeacherEnsemble, check_teachers
 
 # %% ../nbs/06_callbacks.ipynb #4cf9da6d
 def check_memo(
@@ -144,7 +144,7 @@ class BranchAccuracy(Metric):
 class NonFiniteLoss(EKDError): "Training was stopped by a loss that is NaN or infinite"
 
 class StopOnNonFinite(Callback):
-    "Stop with a clear error when the loss is NaN or infinite"
+    "Stop with a clear error when the loss is NaN or infinite; warn of a teacher whose logits explode"
     order,run_valid = 12,False   # after mixed precision has left its autocast
     def __init__(self,
         every:int=50, # batches between two looks at what a GPU has remembered
@@ -160,14 +160,18 @@ class StopOnNonFinite(Callback):
         self.bad = torch.where((self.bad<0) & ~loss.isfinite(), self.learn.iter, self.bad)
         if (self.learn.iter+1) % self.every==0: self._look()
 
-    def after_train(self): self._look()
+    def after_train(self):
+        self._look()
+        for i,z in enumerate(self._teacher_logits()):
+            if (top := z.abs().max().item())>LARGE: warnings.warn(f'teacher {i} gives logits of up to {top:.1e} at the end of epoch {self.learn.epoch}; are the images what it was trained on?')
+
+    def _teacher_logits(self): return getattr(getattr(self.learn.pred, 'teacher', None), 'logits', ())
     def _look(self):
         if self.bad is not None and (i := int(self.bad))>=0: self._stop(i)
     def _stop(self, batch):
         parts = {k: float(v) for k,v in getattr(self.learn.loss_func, 'parts', {}).items()}
         which = [f'{k} is {v}' for k,v in parts.items() if not math.isfinite(v)] or ['no part of it alone']
-        t = getattr(getattr(self.learn.pred, 'teacher', None), 'logits', ())
-        which += [f'teacher {i} gives logits that are not finite' for i,z in enumerate(t) if not z.isfinite().all()]
+        which += [f'teacher {i} gives logits that are not finite' for i,z in enumerate(self._teacher_logits()) if not z.isfinite().all()]
         raise NonFiniteLoss(f'The loss is not finite in epoch {self.learn.epoch}, batch {batch} ({"; ".join(which)}); training has stopped, checkpoints of earlier epochs are intact')
 
 # %% ../nbs/06_callbacks.ipynb #852eebf3

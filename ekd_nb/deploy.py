@@ -9,6 +9,7 @@ __all__ = ['about', 'card', 'save_student', 'load_student', 'save_onnx']
 
 # %% ../nbs/12_deploy.ipynb #778264c8
 import io, warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -135,6 +136,7 @@ def save_onnx(
     x:Tensor, # a batch of the size to expect, [B,channels,H,W]
 )->Path:
     "Write the student as ONNX: `images` [B,channels,H,W] to `logits` [B,C]"
+    if not find_spec('onnx'): raise EKDError('save_onnx: the package onnx is not installed, expected it here; the file it writes needs it no more')
     out = io.BytesIO()
     was = [m for m in student.modules() if m.training]
     try:

@@ -64,8 +64,9 @@ def build(
     if isinstance(arch, type) and not issubclass(arch, nn.Module): raise EKDError(f'arch: expected a network, got the class {arch.__name__}')
     if isinstance(arch, str):
         try: return get_model(arch, n_out, in_channels)
-        except EKDError:
-            if not (find_spec('timm') and (timm := import_module('timm')).is_model(arch)): raise
+        except EKDError as e:
+            if not find_spec('timm'): raise EKDError(f'{str(e).rstrip(".")}; names of timm need timm, which is not installed') from None
+            if not (timm := import_module('timm')).is_model(arch): raise
         return timm.create_model(arch, num_classes=n_out, in_chans=in_channels)
     if isinstance(arch, nn.Module):
         model = copy.deepcopy(arch)

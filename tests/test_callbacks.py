@@ -127,6 +127,15 @@ def test_large_logits_are_noticed():
     with pytest.warns(UserWarning, match='logits of up to'): learner(ts=[big])
 
 
+@pytest.mark.parametrize('memo', [False, True])
+def test_logits_that_become_large_are_noticed(memo):
+    l = learner(memo=memo)
+    class Explode(Callback):
+        def before_fit(self): self.distill.teachers.models[1].fc.bias.data.fill_(2e4)
+    l.add_cb(Explode())
+    with pytest.warns(UserWarning, match='teacher 1 gives logits of up to .* at the end of epoch 0'): fit(l)
+
+
 # ---- Checkpoint
 
 def test_rng_of_everything():

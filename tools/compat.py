@@ -200,6 +200,13 @@ def tta():
     p, y = l.tta(n=2)
     assert p.shape == (len(y), 3)
 
+@row('Learner', 'lr_find and fine_tune with a memo')
+def memo_fine_tune():
+    l = learner(memo=True)
+    l.lr_find(num_it=4, show_plot=False)
+    l.fine_tune(2, 1e-2)
+    assert l.distill.memo.hits
+
 @row('Learner', 'two fits, another learning rate, another optimiser')
 def optimisers():
     from functools import partial
@@ -312,6 +319,35 @@ def ema():
             if self.training: self.avg.update_parameters(self.learn.model)
     l = trained(e := Ema())
     assert e.avg.eval()(l.dls.one_batch()[0]).shape[1] == 10
+
+@row('Callbacks', 'together: MixUp, ChannelsLast, GradientAccumulation, GradientClip, ParamScheduler, SaveModel, EarlyStopping, CSVLogger, Checkpoint')
+def together():
+    from fastai.callback.channelslast import ChannelsLast
+    from fastai.callback.mixup import MixUp
+    from fastai.callback.progress import CSVLogger
+    from fastai.callback.schedule import ParamScheduler, SchedCos
+    from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
+    from fastai.callback.training import GradientAccumulation, GradientClip
+    from ekd_nb.callbacks import Checkpoint
+    l = trained(MixUp(), ChannelsLast(), GradientAccumulation(32), GradientClip(1.), ParamScheduler({'lr': SchedCos(1e-2, 1e-3)}), SaveModelCallback('accuracy'),
+                EarlyStoppingCallback('accuracy', patience=9), CSVLogger('h.csv'), Checkpoint('c'), epochs=2, memo=True, path='.')
+    assert len(l.recorder.values) == 2 and len(list(Path('c').glob('*.pth'))) == 2 and Path('models/model.pth').exists()
+
+@row('Callbacks', 'CutMix and label smoothing on images from files')
+def cutmix_files():
+    from fastai.callback.mixup import CutMix
+    from ekd_nb.losses import EKDLoss
+    trained(CutMix(), d=folder_dls(), ts=three(), loss_func=EKDLoss(label_smoothing=.1))
+
+@row('Callbacks', 'Checkpoint through fine_tune: two fits, resumed')
+def checkpoint_fine_tune():
+    from ekd_nb.callbacks import Checkpoint
+    def run():
+        torch.manual_seed(3)
+        l = learner(memo=True, cbs=Checkpoint('c'))
+        l.fine_tune(2, 1e-2)
+        return torch.cat([p.flatten() for p in l.model.parameters()])
+    assert torch.equal(run(), run())   # the second finds all done
 
 @row('Callbacks', 'two DistillCallbacks are refused')
 def two_copies():
@@ -499,6 +535,21 @@ def safetensors():
     x = l.dls.valid.one_batch()[0]
     s = load_student(save_student(l, 'out'))
     assert torch.equal(s(x), l.model.eval()(x)) and 'resnet8-w4' in Path('out/student.md').read_text()
+
+@row('Deployment', 'a process of its own loads and predicts; no teacher and none of the modules that train')
+def alone():
+    import subprocess
+    from ekd_nb.deploy import save_student
+    l = trained()
+    x = l.dls.valid.one_batch()[0][:4]
+    path, want = save_student(l, 'out'), l.model.eval()(x)
+    np.save('x.npy', x.numpy())
+    code = ("import sys, numpy as np, torch; from ekd_nb.deploy import load_student; "
+            "np.save('z.npy', load_student(sys.argv[1])(torch.from_numpy(np.load('x.npy'))).detach().numpy()); "
+            "print([m for m in ('learner', 'callbacks', 'losses', 'memo', 'experiments') if f'ekd_nb.{m}' in sys.modules])")
+    out = subprocess.run([sys.executable, '-W', 'ignore', '-c', code, path], capture_output=True, text=True)
+    assert out.stdout.strip() == '[]', out.stdout+out.stderr[-500:]
+    assert np.allclose(np.load('z.npy'), want.detach().numpy(), atol=1e-6)
 
 @row('Deployment', 'torch.export')
 def torch_export():

@@ -64,13 +64,13 @@ def difference(stored, fresh):
             return f'stores {show(a)}, a fresh run gives {show(b)}'
 
 
-def execute(nb, cwd):
-    "Run `nb` in `cwd`; the cells that ran hold fresh outputs. Returns `(nb, None or (cell number, error))`."
+def execute(nb, cwd, slow=False):
+    "Run `nb` in `cwd`, the cells marked `#| slow` too if asked; the cells that ran hold fresh outputs. Returns `(nb, None or (cell number, error))`."
     import nbformat
     from nbclient import NotebookClient
     fresh = nbformat.reads(json.dumps(nb), as_version=4)
     for c in fresh.cells:
-        if c.cell_type == 'code' and NOT_RUN.search(source(c)): c.metadata['tags'] = ['skip-execution']
+        if c.cell_type == 'code' and (found := NOT_RUN.search(source(c))) and not (slow and found[1] == 'slow'): c.metadata['tags'] = ['skip-execution']
     error = None
     client = NotebookClient(fresh, timeout=600, kernel_name='python3', resources={'metadata': {'path': str(cwd)}},
                             extra_arguments=['--log-level=CRITICAL'])
@@ -82,12 +82,12 @@ def execute(nb, cwd):
     return json.loads(nbformat.writes(fresh, version=nbformat.NO_CONVERT)), error
 
 
-def run_one(path, copy, save):
+def run_one(path, copy, save, slow=False):
     "Run the notebook at `path` (in `copy`) and compare or store; `(path, seconds, complaints)`"
     start, bad = time.time(), []
     at = copy/name_of(path)
     nb = json.loads(Path(path).read_text(encoding='utf-8'))
-    fresh, error = execute(nb, at.parent)
+    fresh, error = execute(nb, at.parent, slow)
     if error: bad.append((error[0], f'fails: {error[1]}'))
     elif save:
         from fastcore.nbio import write_nb, dict2nb
@@ -113,6 +113,7 @@ def main(args):
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('paths', nargs='*', type=Path)
     p.add_argument('--save', action='store_true', help='store the fresh outputs')
+    p.add_argument('--slow', action='store_true', help='run the cells marked `#| slow` too')
     p.add_argument('--jobs', type=int, default=2, help='notebooks at a time')
     a = p.parse_args(args)
     paths = [q.resolve() for q in a.paths] or notebooks()
@@ -124,7 +125,7 @@ def main(args):
                           PYTHONPATH=str(copy), PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}')
         bad = 0
         with ProcessPoolExecutor(a.jobs) as pool:
-            for f in [pool.submit(run_one, q, copy, a.save) for q in paths]:
+            for f in [pool.submit(run_one, q, copy, a.save, a.slow) for q in paths]:
                 path, secs, complaints = f.result()
                 print(f'{name_of(path)}  {secs:.0f} s{"" if complaints else "  ok"}', flush=True)
                 for i, text in complaints: print(f'  {name_of(path)}{"" if i is None else f", cell {i}"} {text}', flush=True)

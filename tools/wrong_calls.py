@@ -286,6 +286,41 @@ def _():
     load_student(p)
 
 
+# ---- the machine
+M = 'machine'
+def without(module, f):
+    "Call `f` as if `module` were not installed"
+    held = {k: v for k, v in sys.modules.items() if k == module or k.startswith(module+'.')}
+    for k in held: del sys.modules[k]
+    sys.modules[module] = None
+    try: return f()
+    finally: del sys.modules[module]; sys.modules.update(held)
+
+def exported():
+    from ekd_nb.deploy import save_onnx
+    save_onnx(model(), tmp()/'m.onnx', torch.zeros(2, 1, 8, 8))
+
+wrong(M, "save_onnx, onnx not installed", 'the package onnx is not installed')(lambda: without('onnx', exported))
+wrong(M, "a name of timm, timm not installed", 'need timm, which is not installed')(lambda: without('timm', lambda: ekd('resnet10t', **good())))
+
+# ---- the command line
+C = 'command line'
+def command(*args):
+    "What `ekd_reproduce` says; its exit status has to be 2, and there may be no traceback"
+    import io
+    from contextlib import redirect_stderr, redirect_stdout
+    from ekd_nb.data import EKDError
+    from ekd_nb.reproduce import main
+    with redirect_stderr(err := io.StringIO()), redirect_stdout(io.StringIO()): status = main([*args, *([] if '--out' in args else ['--out', str(tmp()/'out')])])
+    assert status == 2 and 'Traceback' not in err.getvalue(), (status, err.getvalue())
+    raise EKDError(err.getvalue().strip())
+
+for args, says in ((('--data', 'mnist'), "data: got 'mnist'"), (('--preset', 'huge'), "preset: got 'huge'"), (('--methods', 'ekd,magic'), "method: got 'magic'"), (('--seeds', '0,x'), "seeds: got '0,x'"),
+                   (('--fraction', '1.5'), 'fraction: got 1.5'), (('--device', 'warp9'), "device: got 'warp9'"), (('--set', 'lambda=1'), "set: got 'lambda=1'"), (('--jobs', '0'), 'jobs: got 0'),
+                   (('--backend', 'slurm', '--jobs', '2'), "backend: got 'slurm'"), (('--out', '/proc/nowhere'), 'out: cannot write to /proc/nowhere')):
+    wrong(C, f"ekd_reproduce {' '.join(args)}", says)(lambda args=args: command(*args))
+
+
 def table():
     "Rows of (group, wrong call, what it says)"
     return [(g, c, message(f)) for g, c, _, f in CALLS]
