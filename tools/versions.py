@@ -2,14 +2,14 @@
 
     python tools/versions.py [--out results/versions] [argument of pytest ...]
 
-Left out are the tests of the site, its tools and constraints.txt. Tests that need CIFAR skip without `EKD_DATA`.
+Left out are the tests of the site, of tools and of constraints.txt. Tests that need CIFAR skip without `EKD_DATA`.
 """
 import argparse, os, subprocess, sys, tempfile, time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-NOT_LIBRARY = ('test_preview.py', 'test_tools.py', 'test_lock.py')
+NOT_LIBRARY = ('test_preview.py', 'test_tools.py', 'test_lock.py', 'test_reliability.py')
 
 
 def count(xml):
