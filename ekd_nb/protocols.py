@@ -41,7 +41,7 @@ class Protocol:
     tau:float=4.          # temperature
     alpha:float=.1        # weight of the labels when there are teachers
     beta:float=.9         # weight of the teachers
-    gamma:float=0.        # weight of the hints (EKD only)
+    gamma:float=10.       # weight of the hints (EKD only)
     lam:float=.5          # own teacher against average (EKD only)
     reduce:str='sum'      # over branches
     ensemble:float=1.     # weight of the ensemble's terms
