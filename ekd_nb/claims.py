@@ -87,7 +87,8 @@ def changes(
     m = method(r['method'])
     now, then = concerns(protocol(r['data'], r['preset']), m), concerns(r['protocol'], m)
     named = r.get('variant') or ''
-    return ', '.join(f'{k} {_word(v)}' for k,v in then.items() if v!=now[k]) or (named if '=' not in named else '') or 'default'
+    if named and '=' not in named: return named
+    return ', '.join(f'{k} {_word(v)}' for k,v in then.items() if v!=now[k]) or 'default'
 
 def choice_records(
     data:str='cifar10',      # data set

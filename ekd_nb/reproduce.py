@@ -33,6 +33,7 @@ def parser():
     p.add_argument('--fraction', type=float, default=1., help="part of the protocol's training images, above 0 and up to 1")
     p.add_argument('--teacher-data', default=None, help="teachers see the 'same' images as the student, or 'full': all training images; by default full where the package brings such teachers, else same")
     p.add_argument('--set', action='append', default=[], metavar='FIELD=VALUE', help='change a field of the protocol, for example lam=.2 (may be repeated; the record is named after it)')
+    p.add_argument('--variant', default=None, metavar='NAME', help='name of these changes, by default the changes themselves')
     p.add_argument('--on', default='test', help="measure on 'test' images, or on 'valid' to make a choice")
     p.add_argument('--jobs', type=int, default=1, help='runs at a time')
     p.add_argument('--backend', default='loky', help='of joblib: '+', '.join(BACKENDS))
@@ -207,6 +208,9 @@ def main(argv=None):
         seeds,names = _ints(a.seeds, 'seeds'),list(METHODS) if a.methods=='all' else [m.strip() for m in a.methods.split(',') if m.strip()]
         if not names: raise EKDError(f'methods: got none, expected some of {", ".join(METHODS)}')
         changes,variant = changed(a.set)
+        if a.variant is not None:
+            if not a.set or not a.variant.replace('-', '').replace('_', '').isalnum(): raise EKDError(f"variant: got {a.variant!r}, expected letters, digits and dashes, and changes made with --set")
+            variant = a.variant
         records,failed = reproduce(a.data, a.preset, names, seeds, a.fraction, a.teacher_data, changes, variant, a.on, a.out, a.work, a.data_path, a.device, a.again,
                                    a.jobs, a.backend, a.address, say, _progress())
     except EKDError as e:
