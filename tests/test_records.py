@@ -1,0 +1,43 @@
+"Traceability: every stored record says where it came from, nothing was chosen on test images, and the pages show what the records give"
+import json, os, re, subprocess, sys
+from pathlib import Path
+import pytest
+from ekd_nb.arrays import load_images
+from ekd_nb.pages import by_seed, is_current, page_records
+from ekd_nb.protocols import MAIN, METHODS
+from ekd_nb.records import percent, read_record
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted((ROOT/'results/runs').glob('*.json')) + sorted((ROOT/'results/choices').glob('*.json'))
+RECORDS = {f: json.loads(f.read_text()) for f in FILES}
+
+def test_there_are_records(): assert any(f.parent.name=='runs' for f in FILES) and any(f.parent.name=='choices' for f in FILES)
+
+@pytest.mark.parametrize('f', FILES, ids=lambda f: f'{f.parent.name}/{f.stem}')
+def test_a_record_says_where_it_came_from(f):
+    r = read_record(f)   # sealed, whole, of a known schema
+    assert re.fullmatch('[0-9a-f]{40}', r['commit']) and r['dirty'] is False
+    assert re.fullmatch('[0-9a-f]{16,}', r['fingerprint'])
+    assert r['versions']['torch'] and r['device'] and r['started'] and isinstance(r['seed'], int)
+    assert r['method'] in METHODS and f.stem.endswith(f"s{r['seed']}") and r['preset'] in f.stem
+
+def test_the_data_are_those():
+    prints = {r['data']: {o['fingerprint'] for o in RECORDS.values() if o['data']==r['data']} for r in RECORDS.values()}
+    assert all(len(v)==1 for v in prints.values())
+    if 'digits' in prints: assert prints['digits']=={load_images('digits').fingerprint}
+    if 'cifar10' in prints and os.environ.get('EKD_DATA'): assert prints['cifar10']=={load_images('cifar10').fingerprint}
+
+def test_commits_are_of_this_repository():
+    git = lambda *a: subprocess.run(['git', '-C', ROOT, *a], capture_output=True, text=True)
+    if git('rev-parse', '--is-shallow-repository').stdout.strip()!='false': pytest.skip('no full git history here')
+    lost = {r['commit'] for r in RECORDS.values() if git('cat-file', '-e', r['commit']+'^{commit}').returncode}
+    assert not lost
+
+def test_nothing_was_chosen_on_test_images():
+    for f,r in RECORDS.items():
+        assert r['evaluated_on']==('test' if f.parent.name=='runs' else 'valid'), f.name
+        if f.parent.name=='runs': assert not r.get('variant') and is_current(r), f'{f.name}: measured on test images under a protocol that is not the one of its name'
+
+def test_readme_shows_what_the_records_give():
+    text,records = (ROOT/'README.md').read_text(),page_records('cifar10', 'small', 'full', folder=ROOT/'results')
+    for m in MAIN: assert f'| {percent(by_seed(records, m).values())} |' in text, m
