@@ -173,14 +173,15 @@ def method_table(
     where = sorted({r['device'] for r in records})
     head = {'method': '', 'student': '', 'parameters': ':', 'multiply-adds': ':', 'accuracy, %': ':', f'{label(a)} minus this, points': ':', 'seeds': ':',
             f"training, s{f' ({where[0]})' if len(where)==1 else ''}": ':'}
-    rows = []
+    rows,none = [],[m for m in names if not any(r['method']==m for r in records)]
     for m in names:
         rs = [r for r in records if r['method']==m]
-        if not rs: rows.append([label(m), '', '', '', 'not measured', '', 0, '']); continue
+        if not rs: continue
         seconds = mean_seconds([r['wall_s'] for r in rs]) + (f" ({listed(sorted({r['device'] for r in rs}))})" if len(where)>1 else '')
         student = f"{len(rs[0]['branch_accuracy'])} networks" if method(m).student in ('teachers', 'separate') else rs[0]['student']
         rows.append([f'**{label(m)}**' if m==a else label(m), student, f"{rs[0]['params']:,}", f"{rs[0]['flops']/1e6:.1f} M", percent(by_seed(records, m).values()),
                      '' if m==a else points(difference(records, a, m)), len(rs), seconds])
+    if none: rows.append([listed([label(m) for m in none]), '', '', '', 'not measured', '', 0, ''])
     return markdown_table(head, [*rows, *_teachers(records)])
 
 def _teachers(records):
