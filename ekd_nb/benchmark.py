@@ -199,7 +199,8 @@ def run_benchmark(
     if 'profile' in parts: say('profile'); rec['profile'] = profile_steps(b); save(finish())
     if 'switches' in parts:
         say('switches'); cs = switches(b)
-        rec['switches'],m = run_rounds(cs, s.inner_rounds, {k: s.images for k in cs}, device, lambda *_: None); missing.update(m)
+        rec['switches'],m = run_rounds({k: f for k,(f,_) in cs.items()}, s.inner_rounds, {k: s.images for k in cs}, device, lambda *_: None); missing.update(m)
+        for k,o in rec['switches'].items(): o['base'] = cs[k][1]
         save(finish())
     if 'growth' in parts:
         say('growth'); cs = growth(b)
