@@ -135,11 +135,10 @@ def make_student(
 )->tuple: # (student, its description)
     "A fresh student for a method"
     if m.student=='teachers': raise EKDError('method: teachers has no student to train')
-    n = n_branches(p)
-    make = lambda arch,n,split=p.split: branched_student(arch, n, n_out, split, p.fusion if n>1 else 'mean', in_channels=in_channels, size=max(size, 16))
+    n,gate = n_branches(p),m.loss=='one'   # ONE's ensemble is gated, whatever the protocol says
+    make = lambda arch,n,split=p.split: branched_student(arch, n, n_out, split, 'gate' if gate else p.fusion if n>1 else 'mean', in_channels=in_channels, size=max(size, 16))
     branched = lambda: make(list(p.branches) or p.student, n)
-    if m.student=='branched' and m.loss=='one': return branched_student(list(p.branches) or p.student, n, n_out, p.split, 'gate', in_channels=in_channels, size=max(size, 16)), f'{p.student}×{n} after {p.split}, gate'
-    if m.student=='branched': return branched(), f"{'+'.join(p.branches) or f'{p.student}×{n}'} after {p.split}"
+    if m.student=='branched': return branched(), f"{'+'.join(p.branches) or f'{p.student}×{n}'} after {p.split}{', gate'*gate}"
     if m.student=='separate': return make(p.student, n, 0), f'{n} {p.student}'
     if m.student=='plain': return make(p.student, 1), p.student
     depth = int(''.join(c for c in p.student.split('-')[0].replace('resnet', '') if c.isdigit()))
