@@ -181,7 +181,7 @@ def method_table(
         student = f"{len(rs[0]['branch_accuracy'])} networks" if method(m).student in ('teachers', 'separate') else rs[0]['student']
         rows.append([f'**{label(m)}**' if m==a else label(m), student, f"{rs[0]['params']:,}", f"{rs[0]['flops']/1e6:.1f} M", percent(by_seed(records, m).values()),
                      '' if m==a else points(difference(records, a, m)), len(rs), seconds])
-    if none: rows.append([listed([label(m) for m in none]), '', '', '', 'not measured', '', 0, ''])
+    if none: rows.append([label(none[0]) if len(none)==1 else f'{len(none)} other methods', '', '', '', 'not measured', '', 0, ''])
     return markdown_table(head, [*rows, *_teachers(records)])
 
 def _teachers(records):
