@@ -115,7 +115,7 @@ def get_teachers(
     "Load the teachers of a protocol and seed, or train them"
     if teacher_data not in ('same', 'full'): raise EKDError(f"teacher_data: got {teacher_data!r}, expected 'same' or 'full'")
     device = torch.device(device or default_device())
-    if teacher_data=='full' and p.preset!='ready' and (infos := ready_infos(data, p.teachers)): return ready_teachers(data, p.teachers).to(device),infos
+    if teacher_data=='full' and p.preset!='ready' and (infos := ready_infos(data, p.teachers)): return ready_teachers(data, p.teachers, p.hint_cells).to(device),infos
     rows,held = training_rows(p, data.y_train, seed, fraction, data.classes)
     if teacher_data=='full': rows = np.setdiff1d(np.arange(len(data.y_train)), held)
     need = dict(recipe=_digest(p.teacher_epochs, p.bs, p.lr, p.wd, p.schedule, p.n_views, p.precision), rows=_digest(rows.tolist()), fingerprint=data.fingerprint, seed=seed)
@@ -128,7 +128,7 @@ def get_teachers(
             info = read_manifest(path)
         models.append(load_teacher(path))
         infos.append({k: info.get(k) for k in ('arch', 'accuracy', 'epochs', 'n_train', 'sha256', 'wall_s')})
-    return TeacherEnsemble(models).to(device),infos
+    return TeacherEnsemble(models, grid=p.hint_cells).to(device),infos
 
 # %% ../nbs/09_experiments.ipynb #5e7ff60b
 def make_memo(
@@ -197,7 +197,7 @@ def run(
     set_seed(seed)
     student,what = make_student(p, m, data.n_classes, data.channels, data.size[0])
     best,asked_of = _best(infos),teachers
-    if m.grid>1 and m.teacher=='best' and best is not None: asked_of,best,memo = TeacherEnsemble([teachers.models[best]], grid=m.grid).to(dls.device),0,None   # whole feature maps of one: asked anew for every batch
+    if m.grid>p.hint_cells and m.teacher=='best' and best is not None: asked_of,best,memo = TeacherEnsemble([teachers.models[best]], grid=m.grid).to(dls.device),0,None   # whole feature maps of one: asked anew for every batch
     loss = make_loss(p, m, best)
     usable = memo is not None and (memo.features or not getattr(loss, 'gamma', 0))
     asked = memo.misses if memo is not None else 0

@@ -77,14 +77,14 @@ def _features(job):
 def _remembers(job):
     "Does a job learn from outputs of teachers that fit into a memo?"
     m = method(job.method)
-    return m.taught and m.student!='teachers' and m.grid==1
+    return m.taught and m.student!='teachers' and m.grid<=job.protocol.hint_cells
 
 def shared(
     job:Job,
 )->tuple: # hashable: jobs with equal ones share teachers and memo
     "What decides a job's teachers and memo"
     p = job.protocol
-    return p.data,p.preset,p.teachers,p.teacher_epochs,p.lr,p.wd,p.schedule,p.precision,p.per_class,p.n_valid,p.bs,p.n_views,p.epochs,job.seed,job.fraction,job.teacher_data
+    return p.data,p.preset,p.teachers,p.teacher_epochs,p.lr,p.wd,p.schedule,p.precision,p.per_class,p.n_valid,p.bs,p.n_views,p.epochs,p.hint_cells,job.seed,job.fraction,job.teacher_data
 
 def _memo_path(job, where, features):
     digest = hashlib.sha256(repr(shared(job)+(features,)).encode()).hexdigest()[:12]

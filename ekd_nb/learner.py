@@ -89,7 +89,7 @@ def _with(cbs, *ours):
 
 # %% ../nbs/07_learner.ipynb #dbc48205
 class Projection(nn.Module):
-    "Pool to grid×grid cells, then a 1×1 convolution to the teacher's channels (FitNets, Romero et al. 2015, the regressor)"
+    "Pool to grid×grid cells, then a 1×1 convolution to the teachers' channels (FitNets, Romero et al. 2015, the regressor)"
     def __init__(self, ni, nf, grid=1):
         super().__init__()
         self.conv,self.grid = nn.Conv2d(ni, nf, 1),grid
@@ -150,7 +150,7 @@ def _check_last_batch(student, h, dl):
         raise EKDError(f'dls: the last of each epoch\'s batches has one image ({n} images, bs={bs}), too few for BatchNorm on feature maps of 1×1; expected another bs or drop_last=True')
 
 # %% ../nbs/07_learner.ipynb #24e00944
-def _add_projections(student, loss_func, out, who, grid, dls, x):
+def _add_projections(student, loss_func, out, grid, dls, x):
     make = getattr(loss_func, 'make_projections', None)   # a loss with modules of its own, see `ekd_nb.baselines`
     if student.projections is not None and make is None: return
     mode = student.training
@@ -159,7 +159,8 @@ def _add_projections(student, loss_func, out, who, grid, dls, x):
         h = student.trunk(x[:2].to(next(student.parameters()).device))
         widths = [b(h)[1].shape[1] for b in student.branches]
     student.train(mode)
-    student.projections = make(widths, out.features, dls) if make else nn.ModuleList([nn.Identity() if t is None else Projection(w, out.features[t].shape[1], grid) for w,t in zip(widths, who)])
+    if make: student.projections = make(widths, out.features, dls); return
+    student.projections = nn.ModuleList([Projection(w, sum(f.shape[1] for f in out.features), grid) for w in widths])
 
 # %% ../nbs/07_learner.ipynb #fea0b088
 def student_groups(model): return getattr(model, 'module', model).groups()
@@ -204,9 +205,9 @@ def ekd_learner(
     if trunk_grad is not None: student.trunk_grad = trunk_grad
     extra = [LossParts(), BranchLogits(), StopOnNonFinite(), DeadBranch(), RankSync()]
     if out is not None:
-        who = assignment(student.n_branches, len(teachers), getattr(loss_func, 'assign', None))
+        assignment(student.n_branches, len(teachers), getattr(loss_func, 'assign', None))   # can it be?
         extra.append(DistillCallback(teachers, memo))
-        if hints: _add_projections(student, loss_func, out, who, teachers.grid, dls, x)
+        if hints: _add_projections(student, loss_func, out, teachers.grid, dls, x)
     _rehearse(student, loss_func, x, y, out, dls)
     columns = [LossPart(p) for p in getattr(loss_func, 'part_names', [])] + [BranchAccuracy(i) for i in range(student.n_branches)]*(student.n_branches>1)
     return Learner(dls, student, loss_func=loss_func, metrics=listify(metrics)+columns, cbs=_with(cbs, *extra), splitter=splitter, **kwargs)

@@ -28,13 +28,14 @@ def ready_paths(
 def ready_teachers(
     data, # `ImageArrays`, or the name of a data set
     archs=None, # some of them, in this order; by default all
+    grid:int=1, # features are averaged to grid×grid cells
 )->TeacherEnsemble: # frozen, on the CPU
     "The ready teachers of a data set"
     name = data if isinstance(data, str) else data.name
     paths = ready_paths(name)
     if not paths: raise EKDError(f"data: there are no ready teachers for {name!r}, expected one of {', '.join(sorted({p.name.split('-')[0] for p in FOLDER.glob('*.safetensors')})) or 'none'}")
     if wrong := [a for a in archs or () if a not in paths]: raise EKDError(f"archs: there is no ready {wrong[0]} for {name}, expected some of {', '.join(paths)}")
-    return TeacherEnsemble([load_teacher(paths[a]) for a in archs or paths])
+    return TeacherEnsemble([load_teacher(paths[a]) for a in archs or paths], grid=grid)
 
 def ready_infos(
     data, # `ImageArrays`

@@ -19,7 +19,7 @@ def case(n, t, b, c, seed, scale=3.):
     g = torch.Generator().manual_seed(seed)
     r = lambda *s: torch.randn(*s, generator=g)
     z = r(n, b, c)*scale
-    fs, ts = tuple(r(b, 4, 1, 1) for _ in range(n)), tuple(r(b, 4, 1, 1) for _ in range(t))
+    fs, ts = tuple(r(b, 4*t, 1, 1) for _ in range(n)), tuple(r(b, 4, 1, 1) for _ in range(t))   # projected to 4 channels of each teacher
     return StudentOutput(z.mean(0), z, fs, TeacherOutput(r(t, b, c)*scale, ts)), torch.randint(0, c, (b,), generator=g)
 
 
@@ -47,7 +47,7 @@ def test_loss_is_the_sum_of_its_parts_and_finite(n, t, b, c, seed, kw):
 def test_renaming_branches_with_their_teachers_changes_nothing(n, b, c, seed, kw):
     pred, y = case(n, n, b, c, seed)
     p = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist()
-    q = StudentOutput(pred.logits, pred.branches[p], tuple(pred.features[i] for i in p), TeacherOutput(pred.teacher.logits[p], tuple(pred.teacher.features[i] for i in p)))
+    q = StudentOutput(pred.logits, pred.branches[p], tuple(torch.cat([pred.features[i].split(4, 1)[j] for j in p], 1) for i in p), TeacherOutput(pred.teacher.logits[p], tuple(pred.teacher.features[i] for i in p)))
     assert torch.allclose(EKDLoss(**kw)(pred, y), EKDLoss(**kw)(q, y), atol=1e-3, rtol=1e-4)
 
 
