@@ -53,9 +53,9 @@ class Protocol:
 READY = ('resnet20', 'wrn_16_2', 'densenet_22_12')
 
 _DIGITS = Protocol('digits', 'quick', ('resnet14', 'wrn_16_1', 'resnet8-w32'), per_class=10, epochs=60, teacher_epochs=60, bs=32, lr=.05, n_valid=200, n_curve=200)
-_CIFAR = Protocol('cifar10', 'small', READY, per_class=200, epochs=24, teacher_epochs=24, bs=32, gamma=60., hint_cells=4, n_curve=500)
+_CIFAR = Protocol('cifar10', 'small', READY, per_class=200, epochs=24, teacher_epochs=24, bs=32, tau=2., gamma=60., lam=.25, hint_cells=4, n_curve=500)
 _READY = replace(_CIFAR, preset='ready', per_class=None, teacher_epochs=20, bs=128, precision='bfloat16', n_curve=5000)
-_BIG = replace(_CIFAR, preset='standard', gamma=10., hint_cells=1, teachers=('resnet56', 'wrn_40_2', 'densenet_100_12'), student='resnet20', per_class=None, epochs=60, teacher_epochs=60, bs=128, n_curve=1000)
+_BIG = replace(_CIFAR, preset='standard', tau=4., gamma=10., lam=.5, hint_cells=1, teachers=('resnet56', 'wrn_40_2', 'densenet_100_12'), student='resnet20', per_class=None, epochs=60, teacher_epochs=60, bs=128, n_curve=1000)
 
 PROTOCOLS = {(p.data, p.preset): p for p in (
     _DIGITS, replace(_DIGITS, preset='small', per_class=50),
@@ -112,7 +112,8 @@ METHODS = {m.name: m for m in (
         ('crd', 'contrast with other images (Tian et al. 2020)', 1), ('dkd', 'decoupled KD (Zhao et al. 2022)', 1),
         ('dist', 'relations between and within classes (Huang et al. 2022)', 1), ('lskd', 'standardised logits (Sun et al. 2024)', 1))],
     *[Method(f'{n}_avg', f'wide student, {what}, average of the teachers', 'wide', 'average', n) for n,what in (('dkd', 'decoupled KD'), ('dist', 'relations'), ('lskd', 'standardised logits'))],
-    Method('kd_wide_hint', 'kd_wide with the hints of ekd_avg: the same loss for one branch', 'wide', 'average', hints=True),
+    Method('kd_hint', 'kd with the hints of ekd_avg: the same loss for one branch', teacher='average', hints=True),
+    Method('kd_wide_hint', 'kd_wide with the hints of ekd_avg: likewise', 'wide', 'average', hints=True),
     Method('one', 'the branched student, gated ensemble teaches its branches, no teacher (Lan et al. 2018)', 'branched', loss='one'),
     Method('cl_ilr', 'the branched student, branches teach each other, no teacher (Song and Chai 2018)', 'branched', loss='cl_ilr'),
     Method('dml', 'separate networks teach each other, no teacher (Zhang et al. 2018)', 'separate', loss='dml'),
