@@ -6,7 +6,7 @@ Docs: https://ekd-nb.github.io/ekd_nb/claims.html.md"""
 
 # %% auto #0
 __all__ = ['gain_of_ensemble', 'own_similarity', 'corrupted_accuracy', 'gain_by_fraction', 'growth_of_gain', 'less_variance',
-           'changes', 'choice_records', 'ablation', 'ablation_table', 'claims', 'opponents']
+           'changes', 'choice_records', 'ablation', 'ablation_table', 'regimes', 'regimes_table', 'claims', 'opponents']
 
 # %% ../nbs/10_claims.ipynb #92fac773
 from pathlib import Path
@@ -119,6 +119,29 @@ def ablation_table(
     head = {'method': '', 'change': '', 'parameters': ':', 'validation accuracy, %': ':', 'minus the default of EKD, points': ':', 'seeds': ':'}
     return markdown_table(head, [[label(r['method']), r['change'], f"{r['params']:,}", percent(r['accuracy']), '' if (r['method'], r['change'])==('ekd', 'default') else points(r['difference']),
                                   len(r['accuracy'])] for r in rows])
+
+# %% ../nbs/10_claims.ipynb #0b9e5a62
+def regimes(
+    records:list, # from `choice_records`
+    against,      # methods
+    a:str='ekd'
+) -> list: # of dicts 'change', 'accuracy' of `a` (a list), 'differences' (one (mean, half, number) of a − b for each of `against`)
+    "A method minus others under every change that it and at least one of them were tried with"
+    runs = {}
+    for r in records: runs.setdefault(changes(r), {}).setdefault(r['method'], {}).setdefault(r['seed'], r['test_accuracy'])
+    def row(change):
+        of = runs[change]
+        return dict(change=change, accuracy=[*of[a].values()], differences=[interval(of[a][s]-v for s,v in of.get(b, {}).items() if s in of[a]) for b in against])
+    return [row(c) for c in sorted(runs, key=lambda c: (c!='default', c)) if a in runs[c] and any(b in runs[c] for b in against)]
+
+def regimes_table(
+    rows:list, # from `regimes`
+    against,   # the same methods
+    a:str='ekd'
+) -> str: # markdown
+    "Validation accuracy under every change, and differences to other methods under it"
+    head = {'change': '', f'{label(a)}, %': ':', **{f'minus {label(b)}, points': ':' for b in against}, 'seeds': ':'}
+    return markdown_table(head, [[r['change'], percent(r['accuracy']), *map(points, r['differences']), len(r['accuracy'])] for r in rows])
 
 # %% ../nbs/10_claims.ipynb #30aa0a83
 def claims(

@@ -119,7 +119,7 @@ METHODS = {m.name: m for m in (
     Method('dml', 'separate networks teach each other, no teacher (Zhang et al. 2018)', 'separate', loss='dml'),
     Method('separate', 'separate networks, a teacher for each', 'separate', 'own', 'separate'),
     Method('teachers', 'no student: the ensemble of the teachers', 'teachers', 'average'))}
-MAIN = ('plain', 'branched', 'kd', 'kd_wide', 'ekd')
+MAIN = ('plain', 'branched', 'kd', 'kd_wide', 'kd_wide_hint', 'ekd')
 
 def method(name):
     "The method of that name"
