@@ -103,12 +103,13 @@ def _onnx(path):
 def from_files(
     student, # a `BranchedStudent`
     x, # a batch of images
+    **names, # `arch` and `split` for `save_student`
 )->dict: # name -> what takes images; ONNX where its two packages are installed and `x` is on the CPU
     "A student saved in each kind of file and read back, BatchNorm folded"
     folded = deploy(student)
     with tempfile.TemporaryDirectory() as d:
         d = Path(d)
-        res = {'student from safetensors': deploy(load_student(save_student(student, d))).to(x.device, memory_format=torch.channels_last)}
+        res = {'student from safetensors': deploy(load_student(save_student(student, d, **names))).to(x.device, memory_format=torch.channels_last)}
         torch.export.save(torch.export.export(folded, (x[:8],), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)), d/'s.pt2')
         res['student exported'] = torch.export.load(d/'s.pt2').module()
         if x.device.type=='cpu' and find_spec('onnx') and find_spec('onnxruntime'): res['student from ONNX'] = _onnx(save_onnx(folded, d/'s.onnx', x[:8]))
@@ -121,7 +122,7 @@ def inference(b, rounds):
     models = {'student as trained': student, 'student': deploy(student), 'student fused': deploy(student, fused=True), 'one branch': deploy(student, 1),
               'teachers': TeacherEnsemble(b.nets, grid=0)}
     x = torch.randn(256,3,32,32, device=b.device).contiguous(**fmt)
-    models = {k: m.to(**fmt) for k,m in models.items()} | from_files(student, x)
+    models = {k: m.to(**fmt) for k,m in models.items()} | from_files(student, x, arch=b.s.student, split=b.s.split)
     out = dict(flops={k: count_flops(m) for k,m in dict(student=models['student'], **{'one branch': models['one branch']}).items()})
     for bs,inner in ((1,40), (256,1)):
         times = {k: dict(seconds=[], cpu_seconds=[]) for k in models}
