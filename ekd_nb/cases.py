@@ -33,7 +33,7 @@ from .learner import ekd_learner
 from .losses import EKDLoss
 from .models import get_model
 from .student import branched_student
-from .teachers import TeacherOutput
+from .teachers import TeacherEnsemble, TeacherOutput
 
 # %% ../nbs/13_cases.ipynb #355e97df
 @dataclass
@@ -126,11 +126,11 @@ class Bench:
         m = branched_student(self.s.student, n or self.s.n_branches, split=self.s.split, size=32, **kw).to(self.device)
         return m.to(memory_format=torch.channels_last) if channels_last else m
 
-    def learner(self, teachers=None, memo=False, student=None, channels_last=True, images=None, n=None, **kw):
+    def learner(self, teachers=None, memo=False, student=None, channels_last=True, images=None, n=None, loss=None, **kw):
         "An `ekd_learner` as one would make it, one view of each image"
         data = self.data if images is None else bench_data(self.s, images)
         dls = image_dls(data, bs=self.s.bs, n_views=1, device=self.device, channels_last=channels_last)
-        loss = EKDLoss() if teachers else EKDLoss(1., 0., 0.)
+        loss = loss or (EKDLoss() if teachers else EKDLoss(1., 0., 0.))
         student = student or self.student(n, channels_last)
         return ekd_learner(dls, student, teachers, memo=memo, loss_func=loss, **kw)
 
@@ -252,7 +252,8 @@ def switches(b):
     warm = lambda **kw: lambda: b.warm(b.light[:3], **kw)
     live = lambda ts: lambda: learner_case(b.learner(ts()))
     sgd,plain = 'opt_func=partial(SGD, mom=.9)','live teachers as they are'
-    return {'default': (warm(), None), 'channels_last=False': (warm(channels_last=False), 'default'), 'stacked=True': (lambda: b.warm(b.light[:3], student=b.student(stacked=True)), 'default'),
+    hints = lambda: b.warm(TeacherEnsemble(b.light[:3], grid=4), loss=EKDLoss(gamma=1.))
+    return {'default': (warm(), None), 'hints about 4×4 cells': (hints, 'default'), 'channels_last=False': (warm(channels_last=False), 'default'), 'stacked=True': (lambda: b.warm(b.light[:3], student=b.student(stacked=True)), 'default'),
             'cbs=Bfloat16()': (lambda: b.warm(b.light[:3], cbs=Bfloat16()), 'default'), sgd: (warm(opt_func=partial(SGD, mom=.9, decouple_wd=False), wd_bn_bias=True), 'default'),
             'opt_func=FusedSGD': (warm(opt_func=FusedSGD, wd_bn_bias=True), sgd), plain: (live(lambda: b.nets[:1]), None),
             'fast_teachers(…)': (live(lambda: fast_teachers(b.nets[:1])), plain), "fast_teachers(…, 'bfloat16')": (live(lambda: fast_teachers(b.nets[:1], 'bfloat16')), plain)}
