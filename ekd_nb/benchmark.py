@@ -153,7 +153,7 @@ def profile_steps(b):
     "Milliseconds of an epoch by operation, EKD with a warm memo and the bare loop"
     from torch.profiler import profile, ProfilerActivity
     out = {}
-    for name,epoch in (('ekd_warm', b.warm(b.light[:3])), ('limit', limit(b))):
+    for name,epoch in (('ekd_warm', b.warm(b.some())), ('limit', limit(b))):
         epoch()
         with profile(activities=[ProfilerActivity.CPU]) as p:
             wall,cpu = (1e3*epoch()).tolist()
@@ -163,8 +163,8 @@ def profile_steps(b):
 
 def compile_cost(b):
     "Seconds of the first epoch with torch.compile, and processor time of later ones over the plain student's"
-    learn = b.learner(b.light[:3], memo=True)
-    plain,compiled = b.warm(b.light[:3]),None
+    learn = b.learner(b.some(), memo=True)
+    plain,compiled = b.warm(b.some()),None
     try:
         learn.model.forward = torch.compile(learn.model.forward)
         compiled = learner_case(learn)

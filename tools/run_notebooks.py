@@ -73,7 +73,7 @@ def execute(nb, cwd, slow=False):
         if c.cell_type == 'code' and (found := NOT_RUN.search(source(c))) and not (slow and found[1] == 'slow'): c.metadata['tags'] = ['skip-execution']
     error = None
     client = NotebookClient(fresh, timeout=600, kernel_name='python3', resources={'metadata': {'path': str(cwd)}},
-                            extra_arguments=['--log-level=CRITICAL'])
+                            extra_arguments=['--log-level=CRITICAL'], coalesce_streams=True)
     try: client.execute()
     except Exception as e:  # nbclient's own, and what it raises when a kernel dies
         at = [i for i, c in enumerate(fresh.cells) if any(o.output_type == 'error' for o in c.get('outputs', []))]
