@@ -56,7 +56,7 @@ def training_curves(
         ax.plot(x, [f*a for a,_ in stats], label=label(m), markevery=max(1,n//8), ms=5, **look(m))
         lo, hi = [f*(a-s) for a,s in stats], [f*(a+s) for a,s in stats]
         ax.fill_between(x, lo, hi, color=method_color(m), alpha=.2, lw=0)
-    ax.set(xlabel='epoch', ylabel=_UNITS.get(key, key)); ax.legend(fontsize=10)
+    ax.set(xlabel='epoch', ylabel=_UNITS.get(key, key)); ax.legend(fontsize=10, loc='center left', bbox_to_anchor=(1,.5))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return ax
 
