@@ -29,7 +29,7 @@ from .evaluate import MeanEnsemble, evaluate_student, keep_costs, teacher_simila
 from .learner import ekd_learner, teacher_learner
 from .memo import TeacherMemo, load_memo, save_memo
 from .models import count_flops, count_params
-from .protocols import METHODS, PROTOCOLS, Method, Protocol, concerns, make_loss, make_student, method, protocol, training_rows
+from .protocols import METHODS, PROTOCOLS, Method, Protocol, concerns, epochs_of, make_loss, make_student, method, protocol, training_rows
 from .ready import ready_infos, ready_teachers
 from .records import provenance
 from .teachers import TeacherEnsemble, load_teacher, read_manifest, save_teacher
@@ -138,9 +138,10 @@ def make_memo(
     teachers:TeacherEnsemble,
     device=None,
     features:bool=False, # for methods that learn from them
+    fraction:float=1., # of the protocol's images
 )->TeacherMemo:
     "An empty memo for the taught methods of one seed"
-    return TeacherMemo(teachers, rows, data.views, min(p.n_views or data.views.n, p.epochs), data.fingerprint, features=features, device=device or default_device())
+    return TeacherMemo(teachers, rows, data.views, min(p.n_views or data.views.n, epochs_of(p, fraction)), data.fingerprint, features=features, device=device or default_device())
 
 def fill_memo(
     memo:TeacherMemo,
@@ -157,7 +158,7 @@ def fill_memo(
         try: return load_memo(memo, path)
         except EKDError as e: say(f'{e}; teachers are asked again')
     dl = image_dls(data, rows, bs=p.bs, seed=seed, n_views=p.n_views, device=device, channels_last=True)[0]
-    for epoch in range(min(memo.n_views, p.epochs)):
+    for epoch in range(memo.n_views):
         for x,_ in dl: memo(x.key, x)
         if memo.live: return memo
         say(f'teachers asked about view {epoch+1} of {memo.n_views}, seed {seed}')
@@ -204,12 +205,12 @@ def run(
     kw = dict(teachers=asked_of, memo=memo if usable else False) if m.taught else {}
     learn = _prepare(ekd_learner(dls, student, loss_func=loss, **kw, **recipe(p)), p, f'{name}, seed {seed}', say, checkpoints)
     where,resumed = provenance(dls.device),_resumed(checkpoints)
-    secs = fit(learn, p, p.epochs)
+    secs = fit(learn, p, epochs_of(p, fraction))
     scores = evaluate_student(learn.model, dls[-1] if on=='test' else _held_dl(data, rows, held, device))
     names = learn.recorder.metric_names[1:-1]
     curves = {n: [None if v is None else round(float(v), 5) for v in vs] for n,vs in zip(names, zip(*learn.recorder.values))}
     record = _describe(p, name, data, seed, fraction, teacher_data, infos if m.taught else (), on, rows)
-    record |= dict(student=what, params=count_params(student.keep(student.n_branches)), flops=count_flops(student, (data.channels, *data.size)), epochs=p.epochs, curves=curves,
+    record |= dict(student=what, params=count_params(student.keep(student.n_branches)), flops=count_flops(student, (data.channels, *data.size)), epochs=epochs_of(p, fraction), curves=curves,
                    **scores, wall_s=None if resumed else secs, memo_misses=memo.misses-asked if m.taught and usable else None, **where)
     return record | look_closer(learn.model, p, data, dls, teachers if m.taught else None, on), learn
 

@@ -114,7 +114,7 @@ def prepare(
     if not _remembers(job): return teachers,infos,None
     p,data,features = job.protocol,where.images(job.protocol.data),_features(job)
     rows,_ = training_rows(p, data.y_train, job.seed, job.fraction, data.classes)
-    memo = make_memo(p, data, rows, teachers, where.device, features)
+    memo = make_memo(p, data, rows, teachers, where.device, features, job.fraction)
     return teachers,infos,fill_memo(memo, p, data, rows, job.seed, _memo_path(job, where, features), where.device, say)
 
 # %% ../nbs/09_grid.ipynb #9cbdbe9c

@@ -6,7 +6,7 @@ Docs: https://ekd-nb.github.io/ekd_nb/protocols.html.md"""
 
 # %% auto #0
 __all__ = ['READY', 'PROTOCOLS', 'METHODS', 'MAIN', 'FROM_MAPS', 'Protocol', 'protocol', 'Method', 'method', 'n_branches',
-           'make_student', 'make_loss', 'training_rows', 'concerns']
+           'epochs_of', 'make_student', 'make_loss', 'training_rows', 'concerns']
 
 # %% ../nbs/09_protocols.ipynb #3dcce0ff
 from dataclasses import asdict, dataclass, fields, replace
@@ -32,6 +32,7 @@ class Protocol:
     per_class:int=None    # training images of each class, `None` for all
     epochs:int=40         # of a student
     teacher_epochs:int=40 # of a teacher
+    same_steps:bool=False # a share of the images is shown for more epochs, so that steps stay as many
     bs:int=64             # images per step
     lr:float=.1           # highest rate
     wd:float=5e-4         # weight decay, coupled, on all parameters
@@ -62,13 +63,14 @@ PROTOCOLS = {(p.data, p.preset): p for p in (
     *[p for d,per in (('cifar10', 200), ('cifar100', 20)) for p in (
         replace(_CIFAR, data=d, preset='quick', per_class=per//10, epochs=4, teacher_epochs=4),
         replace(_CIFAR, data=d, per_class=per),
+        replace(_CIFAR, data=d, per_class=per, preset='steps', same_steps=True, n_curve=100),
         replace(_READY, data=d),
         replace(_BIG, data=d),
         replace(_BIG, data=d, preset='long', epochs=240, teacher_epochs=240, bs=64, lr=.05, schedule='steps'))])}
 
 def protocol(
     data:str='digits', # `digits`, `cifar10` or `cifar100`
-    preset:str='quick', # `quick`, `small`, `ready` (the teachers that come along), `standard` or `long`
+    preset:str='quick', # `quick`, `small`, `steps` (as many of them for fewer images), `ready` (the teachers that come along), `standard` or `long`
     **changes, # fields to replace
 )->Protocol:
     "The protocol of that name"
@@ -127,6 +129,13 @@ def method(name):
     return METHODS[name]
 
 def n_branches(p:Protocol): return len(p.branches or p.teachers)
+
+def epochs_of(
+    p:Protocol,
+    fraction:float=1., # part of the protocol's images
+)->int:
+    "Epochs of a student"
+    return round(p.epochs/fraction) if p.same_steps else p.epochs
 
 def make_student(
     p:Protocol,

@@ -18,7 +18,7 @@ import torch
 from .arrays import EKDError, load_images
 from .grid import BACKENDS, Job, Where, check_jobs, run_grid, todo
 from .models import get_model
-from .protocols import MAIN, METHODS, Protocol, make_student, method, protocol, training_rows
+from .protocols import MAIN, METHODS, Protocol, epochs_of, make_student, method, protocol, training_rows
 from .ready import ready_infos
 from .records import load_records, record_name, table
 
@@ -27,7 +27,7 @@ def parser():
     "Arguments of `ekd_reproduce`"
     p = argparse.ArgumentParser('ekd_reproduce', description='Ensemble Knowledge Distillation against the same student without it: train, measure, keep records.')
     p.add_argument('--data', default='digits', help='digits, cifar10 or cifar100')
-    p.add_argument('--preset', default='quick', help='quick, small, standard or long')
+    p.add_argument('--preset', default='quick', help='quick, small, steps (small, but fewer images are shown for more epochs), ready, standard or long')
     p.add_argument('--methods', default=','.join(MAIN), help='comma-separated, or all: '+', '.join(METHODS))
     p.add_argument('--seeds', default='0,1,2', help='comma-separated numbers')
     p.add_argument('--fraction', type=float, default=1., help="part of the protocol's training images, above 0 and up to 1")
@@ -111,19 +111,21 @@ def estimate(
     data, # `ImageArrays`
     device,
     n_teach:int=0, # images that teachers are trained on; 0 if they come along
+    fraction:float=1., # part of the protocol's images
 )->tuple: # seconds per seed: (teachers, students)
     "Roughly how long a seed takes on this machine"
+    epochs = epochs_of(p, fraction)
     x = torch.randn(p.bs, data.channels, *data.size, device=device).to(memory_format=torch.channels_last)
     steps,test = -(-n_train//p.bs),len(data.x_test)/p.bs
     teach = students = 0.
     for arch in (p.teachers if any(method(n).taught for n in names) else ()):
         t,i = _step_seconds(get_model(arch, data.n_classes, data.channels), x)
         teach += p.teacher_epochs*(n_teach/p.bs*t + p.n_curve/p.bs*i)*(n_teach>0) + p.n_valid/p.bs*i
-        students += min(p.epochs, p.n_views or data.views.n)*steps*i
+        students += min(epochs, p.n_views or data.views.n)*steps*i
     for n in names:
         if method(n).student=='teachers': continue
         t,i = _step_seconds(make_student(p, method(n), data.n_classes, data.channels, data.size[0])[0], x)
-        students += p.epochs*(steps*t + p.n_curve/p.bs*i) + test*i
+        students += epochs*(steps*t + p.n_curve/p.bs*i) + test*i
     return teach,students
 
 def _minutes(s): return f'{s:.0f} s' if s<90 else f'{s/60:.0f} min' if s<5400 else f'{s/3600:.1f} h'
@@ -131,7 +133,7 @@ def _minutes(s): return f'{s:.0f} s' if s<90 else f'{s/60:.0f} min' if s<5400 el
 # %% ../nbs/11_reproduce.ipynb #a6f7541a
 def reproduce(
     data:str='digits', # `digits`, `cifar10` or `cifar100`
-    preset:str='quick', # `quick`, `small`, `ready`, `standard` or `long`
+    preset:str='quick', # `quick`, `small`, `steps`, `ready`, `standard` or `long`
     methods=MAIN, # names
     seeds=(0,1,2),
     fraction:float=1., # part of the protocol's training images
@@ -177,9 +179,9 @@ def _announce(p, jobs, left, where, arrays, device, come_along, say):
     n_teach = 0 if come_along else n_train if setting=='same' else len(arrays.y_train)-p.n_valid
     say(f'{p.data}, preset {p.preset}: {n_train:,} training images, {len(arrays.x_test):,} test images, seeds {", ".join(map(str, dict.fromkeys(o.seed for o in jobs)))}')
     say(f'teachers {", ".join(p.teachers)} ' + ('come with the package' if come_along else f'on {"the same images" if setting=="same" else f"{n_teach:,} images"}, {p.teacher_epochs} epochs')
-        + f'; students {p.epochs} epochs; device {device}')
+        + f'; students {epochs_of(p, j.fraction)} epochs; device {device}')
     if not left: return say(f'all {len(jobs)} runs have records in {where.out/j.folder}; --again repeats them')
-    t,s = estimate(p, list(dict.fromkeys(o.method for o in left)), n_train, arrays, device, n_teach)
+    t,s = estimate(p, list(dict.fromkeys(o.method for o in left)), n_train, arrays, device, n_teach, j.fraction)
     say(f'{len(left)} runs to do ({len(jobs)-len(left)} have records); roughly {_minutes((t+s)*len({o.seed for o in left}))} here: '
         f'{_minutes(t)} a seed for teachers (less if they are in {where.work/"teachers"}), {_minutes(s)} for students')
 
