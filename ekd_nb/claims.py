@@ -155,7 +155,8 @@ def regimes_table(
 
 # %% ../nbs/10_claims.ipynb #30aa0a83
 def claims(
-    records:list # of one setting, all fractions
+    records:list, # of one setting, all fractions
+    steps=() # records with as many steps for every fraction, see `fixed_steps`
 ) -> list: # of (claim, measured as, outcome, by)
     "A verdict for every claim of the abstract"
     rs = [r for r in records if r['fraction']==1.]
@@ -166,7 +167,10 @@ def claims(
     def own(claim, how, key, *unit):
         d = interval(by_seed(rs, 'ekd', key).values())
         return claim, how, verdict(d), seeds(d, *unit)
-    grown, lo, hi = growth_of_gain(records)
+    def grown(records, when=''):
+        d, lo, hi = growth_of_gain(records)
+        at = f'with {100*lo:g} % of the images − with {100*hi:g} %' if lo else 'least data − most data'
+        return 'larger gains with limited data', f'EKD − plain, {at}{when}', verdict(d), seeds(d)
     ens, branch, p, n = less_variance(rs)
     varies = ('not measured', '') if p is None else ('supported' if p<.05 else 'not supported', f'deviation over seeds {100*ens:.2f}, of a branch {100*branch:.2f} points, p {p:.2f}, {n} seeds')
     return [pair('better than plain training', 'EKD − the plain student, labels', 'plain'),
@@ -178,7 +182,7 @@ def claims(
             own('heterogeneous branches', "CKA of a branch with its own teacher − with the others'", own_similarity, 1, 3, ''),
             own('an ensemble better than its branches', 'ensemble − mean branch', gain_of_ensemble),
             ('an ensemble of lower variance', 'variance over seeds, ensemble against each branch (Pitman–Morgan)', *varies),
-            ('larger gains with limited data', 'EKD − plain' + (f', with {100*lo:g} % of the images − with {100*hi:g} %' if lo else ', least data − most data'), verdict(grown), seeds(grown)),
+            grown(records, ', as many epochs'), grown(steps, ', as many steps'),
             opponents(rs)]
 
 def opponents(
