@@ -47,7 +47,7 @@ def training_curves(
     ax=None             # matplotlib Axes
 ): # Axes
     "A curve of every method over epochs, mean ± standard deviation over seeds"
-    ax, groups = axes(ax), by_method([r for r in records if (r.get('curves') or {}).get(key)])
+    ax, groups = axes(ax, (8.2,4.2)), by_method([r for r in records if (r.get('curves') or {}).get(key)])
     if not groups: return not_measured(ax)
     for m,rs in groups.items():
         curves = [r['curves'][key] for r in rs]
