@@ -116,7 +116,7 @@ class Bench:
         self.light = [self.teacher(s.light) for _ in range(5)]
 
     def some(self, n=3):
-        "Light teachers, remembered ones cost the same as deep ones"
+        "The first of the light teachers; remembered, they cost what deep ones cost"
         return TeacherEnsemble(self.light[:n], grid=GRID)
 
     def teacher(self, arch):
