@@ -88,7 +88,7 @@ class Method:
     "A student and what it learns from"
     name:str
     what:str              # in words
-    student:str='plain'   # `plain`; `branched`; `wide`, a plain one of the branched one's parameters; `flops`, one of its multiply-adds; `separate`, N plain ones; `teachers`, none
+    student:str='plain'   # `plain`; `branched`; `light`, a trunk as wide as the branched one's parameters allow, with light branches; `wide`, a plain one of the branched one's parameters; `flops`, one of its multiply-adds; `separate`, N plain ones; `teachers`, none
     teacher:str=None      # `own` of each branch (λ of the protocol), `average` of all, the `best` single one, or None: labels only
     loss:str='ekd'        # or a name in `baselines.BASELINES`
     hints:bool=False      # with the protocol's feature term?
@@ -103,6 +103,7 @@ METHODS = {m.name: m for m in (
     Method('kd', 'plain student, average of the teachers (Hinton et al. 2015)', teacher='average'),
     Method('kd_wide', "plain student of the branched one's parameters, average of the teachers", 'wide', 'average'),
     Method('ekd', 'a teacher for each branch', 'branched', 'own', hints=True),
+    Method('ekd_light', "EKD with light branches on a wide trunk, not more than the branched student's parameters", 'light', 'own', hints=True),
     Method('ekd_avg', 'every branch from the average of the teachers', 'branched', 'average', hints=True),
     Method('ekd_no_hint', 'EKD without the feature term', 'branched', 'own'),
     Method('kd_best', 'wide student, the teacher that is best on validation images', 'wide', 'best'),
@@ -116,12 +117,13 @@ METHODS = {m.name: m for m in (
     *[Method(f'{n}_avg', f'wide student, {what}, average of the teachers', 'wide', 'average', n) for n,what in (('dkd', 'decoupled KD'), ('dist', 'relations'), ('lskd', 'standardised logits'))],
     Method('kd_hint', 'kd with the hints of ekd_avg: the same loss for one branch', teacher='average', hints=True),
     Method('kd_wide_hint', 'kd_wide with the hints of ekd_avg: likewise', 'wide', 'average', hints=True),
+    Method('kd_flops_hint', 'kd_flops with the hints of ekd_avg: likewise', 'flops', 'average', hints=True),
     Method('one', 'the branched student, gated ensemble teaches its branches, no teacher (Lan et al. 2018)', 'branched', loss='one'),
     Method('cl_ilr', 'the branched student, branches teach each other, no teacher (Song and Chai 2018)', 'branched', loss='cl_ilr'),
     Method('dml', 'separate networks teach each other, no teacher (Zhang et al. 2018)', 'separate', loss='dml'),
     Method('separate', 'separate networks, a teacher for each', 'separate', 'own', 'separate'),
     Method('teachers', 'no student: the ensemble of the teachers', 'teachers', 'average'))}
-MAIN = ('plain', 'branched', 'kd', 'kd_wide', 'kd_wide_hint', 'ekd')
+MAIN = ('plain', 'branched', 'kd', 'kd_wide', 'kd_wide_hint', 'ekd', 'ekd_light')
 
 def method(name):
     "The method of that name"
@@ -153,6 +155,10 @@ def make_student(
     if m.student=='separate': return make(p.student, n, 0), f'{n} {p.student}'
     if m.student=='plain': return make(p.student, 1), p.student
     depth = int(''.join(c for c in p.student.split('-')[0].replace('resnet', '') if c.isdigit()))
+    if m.student=='light':
+        light,most = lambda width: make(f'resnet{depth}-w{width}', n, 'layer3'),count_params(branched())
+        width = next(w for w in range(width_for(most, depth, n_out, in_channels), 0, -1) if count_params(light(w))<=most)
+        return light(width), f'resnet{depth}-w{width}, {n} light branches'
     if m.student=='wide': width = width_for(count_params(branched()), depth, n_out, in_channels)
     else: width = width_for_flops(count_flops(branched(), (in_channels, size, size)), depth, n_out, (in_channels, size, size))
     return make(f'resnet{depth}-w{width}', 1), f'resnet{depth}-w{width}'
@@ -169,7 +175,7 @@ def make_loss(
         own = dict(weight=p.gamma/p.beta) if m.loss=='fitnet' and p.gamma else {}   # hints weigh the same for all
         return make_baseline(m.loss, p.alpha, p.beta, p.tau, best if m.teacher=='best' else None, **own) if m.taught else make_baseline(m.loss, 1., 1.)
     if not m.taught: return EKDLoss(1., 0., 0., reduce=p.reduce, ensemble=p.ensemble)
-    who = [best]*(n_branches(p) if m.student=='branched' else 1) if m.teacher=='best' else None
+    who = [best]*(n_branches(p) if m.student in ('branched', 'light') else 1) if m.teacher=='best' else None
     lam = {'own': p.lam, 'average': 0., 'best': 1.}[m.teacher]
     return EKDLoss(p.alpha, p.beta, p.gamma if m.hints else 0., p.tau, lam, p.reduce, p.ensemble, who)
 
@@ -205,5 +211,5 @@ def concerns(
     if m.loss!='ekd': res |= dict(reduce='sum', ensemble=1.)
     if not m.hints: res['gamma'] = 0.
     res['hint_cells'] = max(m.grid, p.hint_cells) if m.loss in FROM_MAPS else p.hint_cells if m.hints and p.gamma and m.taught else 1
-    if m.student not in ('branched', 'separate'): res |= dict(fusion='mean', reduce='sum', ensemble=1.)
+    if m.student not in ('branched', 'light', 'separate'): res |= dict(fusion='mean', reduce='sum', ensemble=1.)
     return res
