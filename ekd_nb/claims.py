@@ -183,16 +183,17 @@ def claims(
             own('an ensemble better than its branches', 'ensemble − mean branch', gain_of_ensemble),
             ('an ensemble of lower variance', 'variance over seeds, ensemble against each branch (Pitman–Morgan)', *varies),
             grown(records, ', as many epochs'), grown(steps, ', as many steps'),
-            opponents(rs)]
+            opponents(rs), opponents(rs, 'ekd_light')]
 
 def opponents(
-    records:list # of one setting and fraction
+    records:list, # of one setting and fraction
+    a:str='ekd'   # a method that teaches branches
 ) -> tuple: # (claim, measured as, outcome, by)
-    "EKD against every other method that learns from teachers"
+    "A method against every other one that learns from teachers"
     names = [m for m,o in METHODS.items() if o.taught and o.student not in ('teachers', 'separate') and not m.startswith('ekd')]
-    ds = {m: d for m in names if (d := difference(records, 'ekd', m))[1] is not None}
+    ds = {m: d for m in names if (d := difference(records, a, m))[1] is not None}
     at = lambda v: [label(m) for m,d in ds.items() if verdict(d).startswith(v)]
     won, lost, open_ = at('supported'), at('not supported (the opposite'), at('not supported (the interval')
     by = '; '.join(f'{w} {listed(ms)}' for w,ms in (('ahead of', won), ('not settled against', open_), ('behind', lost), ('not measured:', [label(m) for m in names if m not in ds])) if ms)
     outcome = 'not measured' if not ds else 'supported' if len(won)==len(names) else f'not supported (ahead of {len(won)} of {len(ds)} that were measured)' if len(won)<len(ds) else f'supported against the {len(ds)} that were measured'
-    return 'better than other distillation methods', 'EKD − each', outcome, by if ds else ''
+    return 'better than other distillation methods', f'{label(a)} − each', outcome, by if ds else ''

@@ -173,7 +173,7 @@ def ekd_learner(
     *,
     n_branches:int=None, # by default one per teacher
     n_out:int=None, # classes; by default those of `dls`
-    split=None, # where the trunk ends: name of its last stage or number of stages; `None` is half of them
+    split=None, # where the trunk ends: name of its last stage or number of stages; `None` is half of them, all of them give light branches
     fusion:str='mean', # `mean`, `prob` or `gate`
     cut=None, # fastai's `cut` for networks without `.stages`
     trunk_grad:float=None, # factor on the gradient into the trunk; by default 1/N for a loss that sums over branches, else 1

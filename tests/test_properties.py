@@ -102,7 +102,7 @@ def test_fusions(n, b, c, seed):
 
 
 @very_few
-@given(st.integers(1, 4), st.integers(2, 6), st.integers(1, 3), st.sampled_from([0, 1, 2, 3]), st.sampled_from(Fusion.names), st.integers(7, 12), seeds)
+@given(st.integers(1, 4), st.integers(2, 6), st.integers(1, 3), st.sampled_from([0, 1, 2, 3, 4]), st.sampled_from(Fusion.names), st.integers(7, 12), seeds)
 def test_student(n, c, channels, split, fusion, size, seed):
     torch.manual_seed(seed)
     s = branched_student('resnet8-w4', n, c, split=split, fusion=fusion, in_channels=channels)
