@@ -21,9 +21,10 @@ from .style import INK, axes, label, look, method_color, not_measured, styled
 
 # %% ../nbs/10_figures.ipynb #732456ff
 def _fraction_axis(ax, records):
-    n = {r['fraction']: r['n_train'] for r in records}
+    n = dict(sorted({r['fraction']: r['n_train'] for r in records}.items()))
+    crowded = {f for before,f in zip(n, [*n][1:]) if f<1.4*before}   # a mark, but no room for its name
     ax.set(xscale='log', xlabel='training images: share, number')
-    ax.set_xticks(list(n), [f'{100*f:g} %\n{k:,}' for f,k in n.items()], fontsize=9); ax.minorticks_off()
+    ax.set_xticks(list(n), ['' if f in crowded else f'{100*f:g} %\n{k:,}' for f,k in n.items()], fontsize=9); ax.minorticks_off()
     ax.grid(alpha=.3)
 
 @styled
