@@ -281,7 +281,7 @@ def _channels(stages, x):
 
 def branched_student(
     arch, # a name, a callable that builds a network, an `nn.Module`, or a list with one of these per branch
-    n_branches:int=3, # N; 1 gives the plain network
+    n_branches:int=3, # N; 1 gives the plain network, unless branches are light
     n_out:int=10, # classes
     split=None, # name of the trunk's last stage, or how many stages the trunk has; `None` is half of them, all of them give light branches
     fusion:str='mean', # `mean`, `prob` or `gate`
