@@ -12,7 +12,7 @@ __all__ = ['gain_of_ensemble', 'own_similarity', 'corrupted_accuracy', 'left_to_
 # %% ../nbs/10_claims.ipynb #92fac773
 from pathlib import Path
 from .pages import by_seed, difference, interval, listed, markdown_table, points, verdict
-from .protocols import METHODS, concerns, method, protocol
+from .protocols import METHODS, OURS, concerns, method, protocol
 from .records import load_records, mean_std, percent, select
 from .style import label
 
@@ -52,7 +52,7 @@ def left_to_learn(
 
 def gain_by_fraction(
     records:list, # of one setting, all fractions
-    a:str='ekd',
+    a:str=OURS,
     b:str='plain'
 ) -> dict: # fraction -> {seed: accuracy of a − accuracy of b}
     "By how much a method is ahead with more and with less data"
@@ -64,7 +64,7 @@ def gain_by_fraction(
 
 def growth_of_gain(
     records:list, # of one setting, all fractions
-    a:str='ekd',
+    a:str=OURS,
     b:str='plain'
 ) -> tuple: # (mean, half the 95 % interval, number of seeds), least fraction, greatest
     "Gain with the least data minus gain with the most, paired over seeds"
@@ -76,7 +76,7 @@ def growth_of_gain(
 # %% ../nbs/10_claims.ipynb #3f59c396
 def less_variance(
     records:list, # of one setting and fraction
-    name:str='ekd'
+    name:str=OURS
 ) -> tuple: # (deviation over seeds of the ensemble, mean deviation of a branch, p, seeds); None where there are too few
     "Does the accuracy of the ensemble vary less over seeds than that of every branch? (Pitman–Morgan)"
     rs = [r for r in records if r['method']==name and len(r['branch_accuracy'])>1]
@@ -112,29 +112,29 @@ def choice_records(
 
 def ablation(
     records:list, # from `choice_records`
-    a:str='ekd'   # the method whose default every row is compared with
-) -> list: # of dicts 'method', 'change', 'params', 'accuracy' (a list), 'difference' (mean, half, number) to the default of `a`
+    a:str=OURS    # the method that stands first, whose default every row is compared with
+) -> list: # of dicts 'method', 'change', 'params', 'accuracy' (a list), and (mean, half, number) of 'difference' to the method's own default and 'to_ours' to that of `a`
     "Every variant that was tried"
     rows = {}
     for r in records: rows.setdefault((r['method'], changes(r)), {}).setdefault(r['seed'], r)
-    base = {s: r['test_accuracy'] for s,r in rows.get((a, 'default'), {}).items()}
+    def minus(key, base): return interval(r['test_accuracy']-rows[base][s]['test_accuracy'] for s,r in rows[key].items() if key!=base and s in rows.get(base, {}))
     order = sorted(rows, key=lambda k: ([*METHODS].index(k[0]) if k[0]!=a else -1, k[1]!='default', k[1]))
     return [dict(method=m, change=c, params=next(iter(rows[m,c].values()))['params'], accuracy=[r['test_accuracy'] for r in rows[m,c].values()],
-                 difference=interval(r['test_accuracy']-base[s] for s,r in rows[m,c].items() if s in base)) for m,c in order]
+                 difference=minus((m, c), (m, 'default')), to_ours=minus((m, c), (a, 'default'))) for m,c in order]
 
 def ablation_table(
     rows:list # from `ablation`
 ) -> str: # markdown
-    "Every variant: validation accuracy, difference to the default"
-    head = {'method': '', 'change': '', 'parameters': ':', 'validation accuracy, %': ':', 'minus the default of EKD, points': ':', 'seeds': ':'}
-    return markdown_table(head, [[label(r['method']), r['change'], f"{r['params']:,}", percent(r['accuracy']), '' if (r['method'], r['change'])==('ekd', 'default') else points(r['difference']),
-                                  len(r['accuracy'])] for r in rows])
+    "Every variant: validation accuracy, difference to the default of its method and to that of `OURS`"
+    head = {'method': '', 'change': '', 'parameters': ':', 'validation accuracy, %': ':', 'minus its own default, points': ':', f'minus {label(OURS)}, points': ':', 'seeds': ':'}
+    return markdown_table(head, [[label(r['method']), r['change'], f"{r['params']:,}", percent(r['accuracy']), '' if r['change']=='default' else points(r['difference']),
+                                  '' if (r['method'], r['change'])==(OURS, 'default') else points(r['to_ours']), len(r['accuracy'])] for r in rows])
 
 # %% ../nbs/10_claims.ipynb #0b9e5a62
 def regimes(
     records:list, # from `choice_records`
     against,      # methods
-    a:str='ekd'
+    a:str=OURS
 ) -> list: # of dicts 'change', 'accuracy' of `a` (a list), 'differences' (one (mean, half, number) of a − b for each of `against`)
     "A method minus others under every change that it and at least one of them were tried with"
     runs = {}
@@ -147,7 +147,7 @@ def regimes(
 def regimes_table(
     rows:list, # from `regimes`
     against,   # the same methods
-    a:str='ekd'
+    a:str=OURS
 ) -> str: # markdown
     "Validation accuracy under every change, and differences to other methods under it"
     head = {'change': '', f'{label(a)}, %': ':', **{f'minus {label(b)}, points': ':' for b in against}, 'seeds': ':'}
@@ -156,38 +156,39 @@ def regimes_table(
 # %% ../nbs/10_claims.ipynb #30aa0a83
 def claims(
     records:list, # of one setting, all fractions
-    steps=() # records with as many steps for every fraction, see `fixed_steps`
+    steps=(), # records with as many steps for every fraction, see `fixed_steps`
+    a:str=OURS # a method that teaches branches
 ) -> list: # of (claim, measured as, outcome, by)
     "A verdict for every claim of the abstract"
     rs = [r for r in records if r['fraction']==1.]
     seeds = lambda d, scale=100, digits=1, unit=' points': f'{points(d, scale, digits)}{unit}, {d[2]} seeds' if d[0] is not None else ''
     def pair(claim, how, b, key='test_accuracy', *unit, higher=True):
-        d = difference(rs, 'ekd', b, key)
+        d = difference(rs, a, b, key)
         return claim, how, verdict(d, higher), seeds(d, *unit)
     def own(claim, how, key, *unit):
-        d = interval(by_seed(rs, 'ekd', key).values())
+        d = interval(by_seed(rs, a, key).values())
         return claim, how, verdict(d), seeds(d, *unit)
     def grown(records, when=''):
-        d, lo, hi = growth_of_gain(records)
+        d, lo, hi = growth_of_gain(records, a)
         at = f'with {100*lo:g} % of the images − with {100*hi:g} %' if lo else 'least data − most data'
         return 'larger gains with limited data', f'EKD − plain, {at}{when}', verdict(d), seeds(d)
-    ens, branch, p, n = less_variance(rs)
+    ens, branch, p, n = less_variance(rs, a)
     varies = ('not measured', '') if p is None else ('supported' if p<.05 else 'not supported', f'deviation over seeds {100*ens:.2f}, of a branch {100*branch:.2f} points, p {p:.2f}, {n} seeds')
     return [pair('better than plain training', 'EKD − the plain student, labels', 'plain'),
             pair('better than plain training', 'EKD − a plain student of as many parameters, labels', 'wide'),
             pair('better generalisation', 'NLL of test images, EKD − the plain student, labels', 'plain', 'nll', 1, 3, ' nats', higher=False),
             pair('better generalisation', 'accuracy on spoiled images, EKD − the plain student, labels', 'plain', corrupted_accuracy),
-            pair('heterogeneous branches', 'disagreement of branches, EKD − the same student on labels', 'branched', 'disagreement'),
-            pair('heterogeneous branches', 'disagreement of branches, EKD − every branch from the average', 'ekd_avg', 'disagreement'),
+            pair('heterogeneous branches', 'disagreement of branches, EKD − the student with whole branches on labels', 'branched', 'disagreement'),
+            pair('heterogeneous branches', 'disagreement of branches, EKD − whole branches, every one from the average', 'ekd_avg', 'disagreement'),
             own('heterogeneous branches', "CKA of a branch with its own teacher − with the others'", own_similarity, 1, 3, ''),
             own('an ensemble better than its branches', 'ensemble − mean branch', gain_of_ensemble),
             ('an ensemble of lower variance', 'variance over seeds, ensemble against each branch (Pitman–Morgan)', *varies),
             grown(records, ', as many epochs'), grown(steps, ', as many steps'),
-            opponents(rs), opponents(rs, 'ekd_light')]
+            opponents(rs, a)]
 
 def opponents(
     records:list, # of one setting and fraction
-    a:str='ekd'   # a method that teaches branches
+    a:str=OURS    # a method that teaches branches
 ) -> tuple: # (claim, measured as, outcome, by)
     "A method against every other one that learns from teachers"
     names = [m for m,o in METHODS.items() if o.taught and o.student not in ('teachers', 'separate') and not m.startswith('ekd')]
@@ -196,4 +197,4 @@ def opponents(
     won, lost, open_ = at('supported'), at('not supported (the opposite'), at('not supported (the interval')
     by = '; '.join(f'{w} {listed(ms)}' for w,ms in (('ahead of', won), ('not settled against', open_), ('behind', lost), ('not measured:', [label(m) for m in names if m not in ds])) if ms)
     outcome = 'not measured' if not ds else 'supported' if len(won)==len(names) else f'not supported (ahead of {len(won)} of {len(ds)} that were measured)' if len(won)<len(ds) else f'supported against the {len(ds)} that were measured'
-    return 'better than other distillation methods', f'{label(a)} − each', outcome, by if ds else ''
+    return 'better than other distillation methods', 'EKD − each', outcome, by if ds else ''

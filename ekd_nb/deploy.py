@@ -96,7 +96,7 @@ def save_student(
     sd,n_out,channels = {k: v.contiguous() for k,v in bare.state_dict().items()},bare.branches[0].head.out_features,_channels(bare)
     if not _same(arch, split, bare, n_out, channels): raise EKDError(f'arch: {arch} split at {split!r} is not this student; pass the names it is built from')
     info = dict(about(learn) if learn else {}, **info)
-    man = dict(schema=1, arch=arch, split=split, fusion=bare.fusion.name, n_branches=bare.n_branches, n_out=n_out, in_channels=channels, params=count_params(bare), versions=versions(), **info)
+    man = dict(schema=1, arch=arch, split=len(bare.trunk) if split is None else split, fusion=bare.fusion.name, n_branches=bare.n_branches, n_out=n_out, in_channels=channels, params=count_params(bare), versions=versions(), **info)
     path = Path(folder)/f'{name}.safetensors'
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from .arrays import EKDError
 from .models import count_flops, count_params, get_model
 from .pages import difference
 from .plots import by_method
+from .protocols import OURS
 from .records import mean_std
 from .style import INK, axes, label, look, method_color, not_measured, styled
 
@@ -47,7 +48,7 @@ def fraction_curves(
 @styled
 def fraction_gains(
     records:list,       # of several `fraction`s
-    a:str='ekd',        # the method that is compared
+    a:str=OURS,         # the method that is compared
     against=('plain',), # with these
     ax=None             # matplotlib Axes
 ): # Axes
@@ -88,7 +89,7 @@ def intervals(
 def method_intervals(
     records:list, # of one setting and fraction
     names,        # methods
-    a:str='ekd',  # the method that others are compared with
+    a:str=OURS,   # the method that others are compared with
     key='test_accuracy', # of a record, or a function of one
     what:str='test accuracy, points', # in words
     scale:float=100, # 100 makes points of shares
@@ -115,7 +116,7 @@ def mean_matrix(
 def matrices(
     records:list,   # of one setting and fraction
     key:str='teacher_similarity', # or 'error_correlation_matrix', 'disagreement_matrix'
-    names=('branched', 'ekd_avg', 'ekd'), # methods, side by side
+    names=('branched', 'ekd', 'ekd_light'), # methods, side by side
     columns:list=None # names; of branches when None
 ): # array of Axes
     "Matrices of several methods side by side"
@@ -193,7 +194,7 @@ def cost_points(
         points.append(dict(method=m, name=name, params=params, flops=flops, accuracy=a, std=s, kept=kept))
     for m,rs in groups.items():
         add(m, rs[0]['student'], rs[0]['params'], rs[0]['flops'], [r['test_accuracy'] for r in rs])
-        if m in ('branched', 'ekd') and all(r.get('keep_costs') and r.get('branch_curve') for r in rs):
+        if m in ('branched', 'ekd', 'ekd_light') and all(r.get('keep_costs') and r.get('branch_curve') for r in rs):
             for c in rs[0]['keep_costs'][:-1]:
                 k = c['branches']
                 add(m, f"{rs[0]['student']}, {k} kept", c['params'], c['flops'], [r['branch_curve']['first'][k-1] for r in rs], k)

@@ -112,7 +112,7 @@ def _student(arch, n_branches, teachers, n_out, split, fusion, x, cut):
     if n_branches is None: n_branches = len(arch) if isinstance(arch, (list, tuple)) else len(teachers) if teachers is not None else 1
     if not isinstance(n_branches, int) or n_branches<1: raise EKDError(f'n_branches: got {n_branches!r}, expected at least 1 branch')
     student = branched_student(arch, n_branches, n_out, split, fusion, x.shape[1], cut, size=x.shape[-1])
-    student.config = dict(arch=[_arch_name(a) for a in (arch if isinstance(arch, (list, tuple)) else [arch]*n_branches)], split=split, cut=cut)
+    student.config = dict(arch=[_arch_name(a) for a in (arch if isinstance(arch, (list, tuple)) else [arch]*n_branches)], split=len(student.trunk) if split is None else split, cut=cut)
     return student
 
 def _arch_name(a): return a if isinstance(a, str) else getattr(a, 'arch', None) or getattr(a, '__name__', None)
@@ -173,7 +173,7 @@ def ekd_learner(
     *,
     n_branches:int=None, # by default one per teacher
     n_out:int=None, # classes; by default those of `dls`
-    split=None, # where the trunk ends: name of its last stage or number of stages; `None` is half of them, all of them give light branches
+    split=None, # where the trunk ends: name of its last stage or number of stages, see `branched_student`; `None` gives light branches
     fusion:str='mean', # `mean`, `prob` or `gate`
     cut=None, # fastai's `cut` for networks without `.stages`
     trunk_grad:float=None, # factor on the gradient into the trunk; by default 1/N for a loss that sums over branches, else 1

@@ -12,7 +12,7 @@ __all__ = ['SETTINGS', 'is_current', 'page_records', 'fixed_steps', 'interval', 
 from collections import Counter
 from pathlib import Path
 from .arrays import EKDError
-from .protocols import METHODS, PROTOCOLS, concerns, method, protocol
+from .protocols import METHODS, OURS, PROTOCOLS, concerns, method, protocol
 from .records import load_records, mean_seconds, mean_std, percent, select
 from .style import label
 
@@ -121,7 +121,7 @@ def listed(
 def standing(
     records:list,       # of one setting and fraction
     against,            # methods
-    a:str='ekd',        # the method that is compared
+    a:str=OURS,         # the method that is compared
     key='test_accuracy',# of a record, or a function of one
     scale:float=100,    # 100 makes points of shares
     digits:int=1,
@@ -174,7 +174,7 @@ def markdown_table(
 def method_table(
     records:list,   # of one setting and fraction
     names=METHODS,  # methods, in this order
-    a:str='ekd'     # the method that others are compared with
+    a:str=OURS      # the method that others are compared with
 ) -> str: # markdown
     "Every method: size, cost, accuracy over seeds, paired difference to `a`, seconds of training and where"
     if not records: return 'Not measured.'

@@ -176,7 +176,8 @@ def reliability(
     for m,rs in groups.items():
         b = pool_bins([r['reliability'] for r in rs])
         xs, ys, ns = zip(*[(100*c,100*a,n) for c,a,n in zip(b['confidence'], b['accuracy'], b['n']) if n])
-        ax.plot(xs, ys, color=method_color(m), lw=1.2, alpha=.8, label=f'{label(m)}, ECE {100*bins_ece(b):.1f} %')
+        ax.plot(xs, ys, color=method_color(m), lw=1.2, alpha=.8, ls=look(m).get('ls', '-'))
+        ax.plot([], [], label=f'{label(m)}, ECE {100*bins_ece(b):.1f} %', **look(m))
         ax.scatter(xs, ys, s=[8+160*n/sum(ns) for n in ns], color=method_color(m), marker=look(m)['marker'])
     ax.set(xlabel='confidence, %', ylabel=_UNITS['test_accuracy'], xlim=(0,102), ylim=(0,102))
     ax.set_aspect('equal'); ax.legend(fontsize=10, loc='upper left', bbox_to_anchor=(1.02,1))

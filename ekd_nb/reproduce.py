@@ -18,7 +18,7 @@ import torch
 from .arrays import EKDError, load_images
 from .grid import BACKENDS, Job, Where, check_jobs, run_grid, todo
 from .models import get_model
-from .protocols import MAIN, METHODS, Protocol, epochs_of, make_student, method, protocol, training_rows
+from .protocols import MAIN, METHODS, OURS, Protocol, epochs_of, make_student, method, protocol, training_rows
 from .ready import ready_infos
 from .records import load_records, record_name, table
 
@@ -222,7 +222,7 @@ def main(argv=None):
     except KeyboardInterrupt:
         print('\nekd_reproduce: stopped; finished runs have their records, the same command goes on', file=sys.stderr)
         return 130
-    say(''); say(table(records, names, 'ekd' if 'ekd' in names else None))
+    say(''); say(table(records, names, next((m for m in (OURS, 'ekd') if m in names), None)))
     if records: say(f'\nrecords in {Path(a.out)}' + ('' if a.no_figure else f", figure in {save_figure(records, Path(a.out)/f'{a.data}-{a.preset}.png')}"))
     if failed: say(f"failed: {', '.join(failed)}")
     return 1 if failed else 0

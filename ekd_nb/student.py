@@ -264,9 +264,9 @@ class BranchedStudent(nn.Module):
         return [g for g in gs if g]
 
 # %% ../nbs/02_student.ipynb #c2214903
-def _split_index(stages, split):
+def _split_index(stages, split, light):
     names = [n for n,_ in stages.named_children()]
-    if split is None: split = len(names)//2
+    if split is None: return len(names) if light else len(names)//2
     if isinstance(split, str):
         if split not in names: raise EKDError(f'split: this network has no stage {split!r} to split after, expected one of {", ".join(names)}')
         return names.index(split)+1
@@ -281,9 +281,9 @@ def _channels(stages, x):
 
 def branched_student(
     arch, # a name, a callable that builds a network, an `nn.Module`, or a list with one of these per branch
-    n_branches:int=3, # N; 1 gives the plain network, unless branches are light
+    n_branches:int=3, # N; 1 gives the plain network, unless `split` names its last stage
     n_out:int=10, # classes
-    split=None, # name of the trunk's last stage, or how many stages the trunk has; `None` is half of them, all of them give light branches
+    split=None, # name of the trunk's last stage, or how many stages the trunk has; `None` is all of them (light branches), or half of them where `arch` lists networks that differ
     fusion:str='mean', # `mean`, `prob` or `gate`
     in_channels:int=3, # channels of the images
     cut=None, # fastai's `cut` for networks without `.stages`
@@ -295,13 +295,14 @@ def branched_student(
     archs = listify(arch) if isinstance(arch, (list, tuple)) else [arch]*n_branches
     if n_branches<1 or len(archs)!=n_branches: raise EKDError(f'arch: {len(archs)} networks for n_branches={n_branches}, expected one for each of at least 1 branch')
     parts = [as_stages(build(a, n_out, in_channels, fresh=i>0), in_channels, cut) for i,a in enumerate(archs)]
-    k = _split_index(parts[0][0], split)
-    trunk = parts[0][0][:k]
+    alike = _same(*[stages for stages,_ in parts])
+    ends = [_split_index(stages, split, alike and n_branches>1) for stages,_ in parts]
+    if ends[0]==len(parts[0][0]) and not alike: raise EKDError(f'split: got {split!r}, the whole of the first network, which leaves nothing of the others; expected an earlier stage, or one network for all branches')
+    trunk = parts[0][0][:ends[0]]
     probe = torch.zeros(2, in_channels, size, size)
     n_trunk = _channels(trunk, probe)
     branches = []
-    for i,(stages,nf) in enumerate(parts):
-        kb = _split_index(stages, split)
+    for i,((stages,nf),kb) in enumerate(zip(parts, ends)):
         if (c := _channels(stages[:kb], probe))!=n_trunk: raise EKDError(f'arch: branch {i} wants {c} channels at the split, the trunk gives {n_trunk}')
         branches.append(Branch(stages[kb:], nn.Linear(nf, n_out)) if kb<len(stages) else light_branch(n_trunk, n_out))
     return BranchedStudent(trunk, branches, fusion, n_trunk, trunk_grad, stacked)

@@ -25,7 +25,7 @@ def networks(p):
         if m.student == 'teachers': continue
         student, name = make_student(p, m, n_out)
         nets[name] = student
-        nets |= {f'{name}, {k} kept': student.keep(k) for k in range(1, student.n_branches) if m.student == 'branched'}
+        nets |= {f'{name}, {k} kept': student.keep(k) for k in range(1, student.n_branches) if m.student in ('branched', 'light')}
     teachers = {a: get_model(a, n_out) for a in p.teachers}
     return nets | teachers | {'+'.join(p.teachers): MeanEnsemble(TeacherEnsemble(list(teachers.values()), grid=0))}
 
