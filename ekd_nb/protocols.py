@@ -64,13 +64,14 @@ PROTOCOLS = {(p.data, p.preset): p for p in (
         replace(_CIFAR, data=d, preset='quick', per_class=per//10, epochs=4, teacher_epochs=4),
         replace(_CIFAR, data=d, per_class=per),
         replace(_CIFAR, data=d, per_class=per, preset='steps', same_steps=True, n_curve=100),
+        replace(_CIFAR, data=d, per_class=per, preset='deep', student='resnet20'),
         replace(_READY, data=d),
         replace(_BIG, data=d),
         replace(_BIG, data=d, preset='long', epochs=240, teacher_epochs=240, bs=64, lr=.05, schedule='steps'))])}
 
 def protocol(
     data:str='digits', # `digits`, `cifar10` or `cifar100`
-    preset:str='quick', # `quick`, `small`, `steps` (as many of them for fewer images), `ready` (the teachers that come along), `standard` or `long`
+    preset:str='quick', # `quick`, `small`, `steps` (as many of them for fewer images), `deep` (a larger student), `ready` (the teachers that come along), `standard` or `long`
     **changes, # fields to replace
 )->Protocol:
     "The protocol of that name"
