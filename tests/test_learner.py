@@ -103,3 +103,14 @@ def test_import_is_light():
     "Importing the learner pulls in neither fastai.vision.all nor timm nor ONNX"
     code = 'import sys, ekd_nb.learner; print([m for m in ("timm", "fastai.vision.all", "fastai.text.all", "onnx") if m in sys.modules])'
     assert subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True).stdout.strip() == '[]'
+
+
+def test_light_branches_are_the_default_and_survive_saving(tmp_path):
+    from ekd_nb.deploy import load_student, save_student
+    l = learner()
+    named = [n for n, _ in l.model.trunk.named_children()]
+    assert named == ['stem', 'layer1', 'layer2', 'layer3'] and l.model.config['split'] == 4
+    x = torch.randn(3, 1, 8, 8)
+    for k in (l.model.n_branches, 1):
+        student = l.model.keep(k)
+        assert torch.equal(load_student(save_student(student, tmp_path/str(k)))(x), student.eval()(x))
