@@ -166,7 +166,11 @@ class Checkpoint(Callback):
         if s['n_epoch']!=n: raise EKDError(f"folder: {path} belongs to a run of {s['n_epoch']} epochs, this one has {n}; choose another folder")
         if (ranks := 1+len(s.get('other_rngs', [])))!=max(num_distrib(), 1): raise EKDError(f'folder: {path} belongs to a run of {ranks} processes, this one has {max(num_distrib(), 1)}; start as many or choose another folder')
         if s['data']!=self._data(): raise EKDError(f"folder: {path} belongs to a run on other data; choose another folder")
-        if {k: v.shape for k,v in s['model'].items()}!=mine: raise EKDError(f'folder: {path} holds another network; choose another folder')
+        theirs = {k: v.shape for k,v in s['model'].items()}
+        if theirs!=mine:
+            k = next(k for k in {**mine, **theirs} if mine.get(k)!=theirs.get(k))
+            of = lambda shapes: list(shapes[k]) if k in shapes else 'nothing'
+            raise EKDError(f'folder: {path} holds another network ({k}: {of(theirs)}, here {of(mine)}), started with other arguments or other code; delete it or choose another folder')
 
     def _data(self): return str(getattr(self.learn.dls, 'data_fingerprint', ''))
 

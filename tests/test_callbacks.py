@@ -195,7 +195,7 @@ def test_second_fit_of_a_learner_trains(tmp_path):
 
 def test_other_network_or_data_in_the_folder(tmp_path):
     fit(learner(cbs=Checkpoint(tmp_path)))
-    with pytest.raises(EKDError, match='holds another network'): fit(learner(arch='resnet8-w8', cbs=Checkpoint(tmp_path)))
+    with pytest.raises(EKDError, match=r'holds another network \(.+: .+, here .+\)'): fit(learner(arch='resnet8-w8', cbs=Checkpoint(tmp_path)))
     with pytest.raises(EKDError, match='other data'): fit(learner(torch_loaders(), cbs=Checkpoint(tmp_path)))
 
 
