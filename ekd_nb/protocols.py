@@ -89,7 +89,7 @@ class Method:
     "A student and what it learns from"
     name:str
     what:str              # in words
-    student:str='plain'   # `plain`; `branched`; `light`, a trunk as wide as the branched one's parameters allow, with light branches; `wide`, a plain one of the branched one's parameters; `flops`, one of its multiply-adds; `separate`, N plain ones; `teachers`, none
+    student:str='plain'   # `plain`; `branched`; `light`, a trunk as wide as the branched one's parameters allow, with light branches; `one_light`, the same with a single one; `wide`, a plain one of the branched one's parameters; `flops`, one of its multiply-adds; `separate`, N plain ones; `teachers`, none
     teacher:str=None      # `own` of each branch (λ of the protocol), `average` of all, the `best` single one, or None: labels only
     loss:str='ekd'        # or a name in `baselines.BASELINES`
     hints:bool=False      # with the protocol's feature term?
@@ -119,6 +119,7 @@ METHODS = {m.name: m for m in (
     Method('kd_hint', 'kd with the hints of ekd_avg: the same loss for one branch', teacher='average', hints=True),
     Method('kd_wide_hint', 'kd_wide with the hints of ekd_avg: likewise', 'wide', 'average', hints=True),
     Method('kd_flops_hint', 'kd_flops with the hints of ekd_avg: likewise', 'flops', 'average', hints=True),
+    Method('kd_light_hint', 'one light branch on the trunk of ekd_light, hints and average of the teachers: likewise', 'one_light', 'average', hints=True),
     Method('one', 'the branched student, gated ensemble teaches its branches, no teacher (Lan et al. 2018)', 'branched', loss='one'),
     Method('cl_ilr', 'the branched student, branches teach each other, no teacher (Song and Chai 2018)', 'branched', loss='cl_ilr'),
     Method('dml', 'separate networks teach each other, no teacher (Zhang et al. 2018)', 'separate', loss='dml'),
@@ -157,10 +158,10 @@ def make_student(
     if m.student=='separate': return make(p.student, n, 0), f'{n} {p.student}'
     if m.student=='plain': return make(p.student, 1), p.student
     depth = int(''.join(c for c in p.student.split('-')[0].replace('resnet', '') if c.isdigit()))
-    if m.student=='light':
-        light,most = lambda width: make(f'resnet{depth}-w{width}', n, 'layer3'),count_params(branched())
+    if m.student in ('light', 'one_light'):
+        light,most = lambda width,n=n: make(f'resnet{depth}-w{width}', n, 'layer3'),count_params(branched())
         width = next(w for w in range(width_for(most, depth, n_out, in_channels), 0, -1) if count_params(light(w))<=most)
-        return light(width), f'resnet{depth}-w{width}, {n} light branches'
+        return (light(width), f'resnet{depth}-w{width}, {n} light branches') if m.student=='light' else (light(width, 1), f'resnet{depth}-w{width}, a light branch')
     if m.student=='wide': width = width_for(count_params(branched()), depth, n_out, in_channels)
     else: width = width_for_flops(count_flops(branched(), (in_channels, size, size)), depth, n_out, (in_channels, size, size))
     return make(f'resnet{depth}-w{width}', 1), f'resnet{depth}-w{width}'
