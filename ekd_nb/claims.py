@@ -29,7 +29,7 @@ def own_similarity(
 ) -> float: # in [-1,1]; None where it was not measured
     "CKA of branch i with teacher i minus that with the other teachers"
     s = r.get('teacher_similarity')
-    if not s or len(s)<2 or len(s)!=len(s[0]): return None
+    if not s or len(s)<2 or len(s)!=len(s[0]) or any(v is None for row in s for v in row): return None
     n = len(s)
     own = sum(s[i][i] for i in range(n))/n
     return own - (sum(map(sum, s))-n*own)/(n*n-n)

@@ -7,7 +7,7 @@ Docs: https://ekd-nb.github.io/ekd_nb/evaluate.html.md"""
 # %% auto #0
 __all__ = ['accuracy', 'nll', 'reliability_bins', 'bins_ece', 'ece', 'pool_bins', 'disagreement', 'error_correlation',
            'diversity', 'branch_curve', 'linear_cka', 'latencies', 'latency', 'keep_costs', 'watch_branches', 'predict',
-           'mean_off_diagonal', 'evaluate_student', 'MeanEnsemble', 'pooled_features', 'teacher_similarity']
+           'mean_off_diagonal', 'rows_of', 'evaluate_student', 'MeanEnsemble', 'pooled_features', 'teacher_similarity']
 
 # %% ../nbs/08_evaluate.ipynb #2793c684
 import time
@@ -136,19 +136,23 @@ def branch_curve(
     return {'first': [a[0] for a in sets], 'mean': [sum(a)/len(a) for a in sets], 'min': [min(a) for a in sets], 'max': [max(a) for a in sets]}
 
 # %% ../nbs/08_evaluate.ipynb #e5e2450f
+def _cka(a, b):
+    "Linear CKA, NaN where one of the two is the same for every image"
+    a, b = a-a.mean(0), b-b.mean(0)
+    wide = max(a.shape[1], b.shape[1]) > len(a)
+    f = (lambda s,t: ((s@s.T)*(t@t.T)).sum()) if wide else (lambda s,t: (s.T@t).square().sum())
+    norms = f(a,a)*f(b,b)
+    return (f(a,b)/norms.sqrt()).item() if norms else float('nan')
+
 def linear_cka(
     a:Tensor, # features, float [B,…]
     b:Tensor  # features of the same images, float [B,…], any width
 ) -> float: # in [0,1]
     "Linear centred kernel alignment (arXiv 1905.00414, section 3)"
     if len(a)!=len(b): raise EKDError(f"b holds features of {len(b)} images: expected {len(a)}, those of a.")
-    a, b = (_checked(t.flatten(1), n) for t,n in ((a,'a'), (b,'b')))
-    a, b = a-a.mean(0), b-b.mean(0)
-    wide = max(a.shape[1], b.shape[1]) > len(a)
-    f = (lambda s,t: ((s@s.T)*(t@t.T)).sum()) if wide else (lambda s,t: (s.T@t).square().sum())
-    norms = f(a,a)*f(b,b)
-    if norms==0: raise EKDError("a or b is the same for every image: expected features that differ.")
-    return (f(a,b)/norms.sqrt()).item()
+    cka = _cka(*[_checked(t.flatten(1), n) for t,n in ((a,'a'), (b,'b'))])
+    if cka!=cka: raise EKDError("a or b is the same for every image: expected features that differ.")
+    return cka
 
 # %% ../nbs/08_evaluate.ipynb #0f0ee3a8
 @contextmanager
@@ -237,7 +241,11 @@ def mean_off_diagonal(
     return v.mean().item() if len(v) else None
 
 # %% ../nbs/08_evaluate.ipynb #2ea891fc
-def _numbers(m): return [[None if v!=v else v for v in row] for row in m.tolist()]
+def rows_of(
+    m:Tensor # [n,m]
+) -> list: # of lists, None for what is not a number
+    "A matrix as records hold it"
+    return [[None if v!=v else v for v in row] for row in m.tolist()]
 
 # %% ../nbs/08_evaluate.ipynb #5a85caf7
 def evaluate_student(
@@ -258,7 +266,7 @@ def evaluate_student(
         disagreement = mean_off_diagonal(disagreement(b)) if several else None,
         disagreement_matrix = disagreement(b).tolist() if several else None,
         error_correlation = mean_off_diagonal(error_correlation(b, y)) if several else None,
-        error_correlation_matrix = _numbers(error_correlation(b, y)) if several else None,
+        error_correlation_matrix = rows_of(error_correlation(b, y)) if several else None,
         diversity = diversity(b) if several else None,
         branch_curve = branch_curve(b, y) if several else None,
         reliability = reliability_bins(z, y, n_bins),
@@ -309,7 +317,7 @@ def teacher_similarity(
     teachers:nn.Module,  # likewise, with T members
     dl,                  # iterable of (x, y) batches, for example `dls[-1]`
     n_images:int=2000    # the first images of `dl`, all when there are fewer
-) -> Tensor: # [N,T], in [0,1]
+) -> Tensor: # [N,T], in [0,1]; NaN where features are the same for every image, as those of a branch that died
     "Linear CKA of the features of branch i and teacher j"
     if n_images<2: raise EKDError(f"n_images={n_images}: expected at least 2, features are compared over images.")
     device = next((p.device for p in student.parameters()), torch.device('cpu'))
@@ -322,4 +330,4 @@ def teacher_similarity(
             if left<=0: break
     if not seen[0]: raise EKDError("dl gave no batch: expected at least one.")
     a, b = ([torch.cat(f) for f in zip(*s)] for s in seen)
-    return torch.tensor([[linear_cka(f, g) for g in b] for f in a])
+    return torch.tensor([[_cka(_checked(f, 'student'), _checked(g, 'teachers')) for g in b] for f in a])

@@ -25,7 +25,7 @@ from .arrays import EKDError
 from .checkpoint import Checkpoint
 from .corruptions import corruption_accuracy
 from .data import image_dls, subset
-from .evaluate import MeanEnsemble, evaluate_student, keep_costs, teacher_similarity
+from .evaluate import MeanEnsemble, evaluate_student, keep_costs, rows_of, teacher_similarity
 from .learner import ekd_learner, teacher_learner
 from .memo import TeacherMemo, load_memo, save_memo
 from .models import count_flops, count_params
@@ -219,7 +219,7 @@ def look_closer(model, p, data, dls, teachers=None, on='test'):
     res = dict(keep_costs=keep_costs(model, (data.channels, *data.size))) if getattr(model, 'n_branches', 1)>1 else {}
     if on!='test' or data.size!=(32,32): return res
     if teachers is None and ready_infos(data, p.teachers): teachers = ready_teachers(data, p.teachers).to(dls.device)
-    if res and teachers is not None: res['teacher_similarity'] = teacher_similarity(model, teachers, dls[-1]).tolist()
+    if res and teachers is not None: res['teacher_similarity'] = rows_of(teacher_similarity(model, teachers, dls[-1]))
     return res | dict(corruptions=corruption_accuracy(model, data))
 
 def teachers_record(

@@ -119,6 +119,14 @@ def test_similarity_to_teachers(stacked):
     assert E.teacher_similarity(m, m, dl).diag().tolist() == pytest.approx([1]*3, abs=1e-5)
     assert [o.shape[1] for o in E.pooled_features(E.MeanEnsemble([m.keep([i]) for i in range(3)]), x)] == [f[0].shape[1]]*3
 
+def test_a_dead_branch_resembles_no_teacher():
+    m = student()
+    with torch.no_grad():
+        for p in m.branches[1].body.parameters(): p.zero_()
+    s = E.teacher_similarity(m, m, batches(40))
+    assert s[1].isnan().all() and s[:, 1].isnan().all() and not s[0, [0, 2]].isnan().any()
+    assert E.rows_of(s)[1] == [None]*3
+
 def test_networks_as_one():
     m, dl = student(), batches()
     apart = E.MeanEnsemble([m.keep([i]) for i in range(3)])
