@@ -478,10 +478,10 @@ def students():
 @row('Networks', 'student: a plain nn.Module, cut by fastai')
 def plain_student(): trained(arch=Net(), split=1)
 
-@row('Networks', 'light branches: split after the last stage, stored and loaded')
+@row('Networks', 'light branches, the default: stored and loaded')
 def light():
     from ekd_nb.deploy import load_student, save_student
-    l = trained(split='layer3')
+    l = trained()
     x = l.dls.valid.one_batch()[0]
     assert torch.equal(load_student(save_student(l, 'out'))(x), l.model.eval()(x))
 

@@ -192,6 +192,7 @@ wrong(S, "n_branches=0", 'n_branches: got 0')(lambda: ekd(**good(n_branches=0)))
 wrong(S, "n_branches=2.5", 'n_branches: got 2.5')(lambda: ekd(**good(n_branches=2.5)))
 wrong(S, "two networks for n_branches=3", '2 networks for n_branches=3')(lambda: ekd([SMALL, SMALL], **good(n_branches=3)))
 wrong(S, "branches of different widths at the split", 'channels at the split')(lambda: ekd(['resnet8-w4', 'resnet8-w8'], **good()))
+wrong(S, "different networks and split='layer3'", 'leaves nothing of the others')(lambda: ekd([SMALL, 'resnet14-w4'], **good(split='layer3')))
 wrong(S, "arch=[]", 'arch: got an empty list')(lambda: ekd([], **good()))
 
 def finished(n=2, n_out=10, c=1):
