@@ -95,7 +95,7 @@ def make(seed=0, arch=None, n=16, bs=16, n_views=2, **kw):
     "A learner whose step has `bs` images, whatever the number of processes"
     torch.manual_seed(seed); np.random.seed(seed); random.seed(seed)
     dls = image_dls(data(), subset(data().y_train, n_per_class=n), bs=bs//world(), val_bs=400//world(), n_views=n_views, seed=seed, device='cpu')
-    return learner(dls, arch or no_norm(), teachers(), **({'memo': True, 'loss_func': EKDLoss(1., .1, .1)} | kw))
+    return learner(dls, arch or no_norm(), teachers(), **({'memo': True, 'loss_func': EKDLoss(1., .1, .1), 'split': 1} | kw))   # light branches have a BatchNorm
 
 
 class Curve(Callback):
@@ -127,7 +127,7 @@ def norm(seeds=range(3), epochs=10):
     "A student with BatchNorm, each rank with the statistics of its own batches: the loss of each epoch and the accuracy after the last, seed by seed"
     out = []
     for s in seeds:
-        l = make(s, 'resnet8-w8', n=30, bs=32)
+        l = make(s, 'resnet8-w8', n=30, bs=32, split=2)
         with together(l): l.fit_one_cycle(epochs, 2e-2)
         col = lambda k: l.recorder.metric_names.index(k)-1
         out.append(dict(seed=s, losses=[r[col('train_loss')] for r in rows(l)], accuracy=rows(l)[-1][col('accuracy')]))
