@@ -22,7 +22,7 @@ METHOD_COLORS = {'plain': '#6E6E6E', 'branched': '#038546', 'kd': '#1460F5',
 METHOD_KIN = {'ekd': 'ekd_light', 'wide': 'plain', 'kd_best': 'kd', 'kd_flops': 'kd_wide', 'ekd_avg': 'ekd_light', 'ekd_no_hint': 'ekd_light', 'dkd': 'kd', 'dist': 'kd', 'lskd': 'kd', 'dkd_avg': 'kd', 'dist_avg': 'kd', 'lskd_avg': 'kd', 'kd_hint': 'fitnet', 'kd_wide_hint': 'fitnet', 'kd_flops_hint': 'fitnet', 'kd_light_hint': 'fitnet', 'at': 'fitnet', 'rkd': 'fitnet',
               'sp': 'fitnet', 'crd': 'fitnet', 'one': 'branched', 'cl_ilr': 'branched', 'dml': 'branched', 'separate': 'teachers'}
 METHOD_MARKERS = {'plain': 'o', 'wide': 'o', 'branched': 's', 'kd': '^', 'kd_best': '^', 'kd_wide': 'v', 'kd_flops': 'v', 'ekd': 's', 'ekd_light': 'D', 'ekd_avg': 'd',
-                  'ekd_no_hint': 'D', 'dkd': '<', 'dist': '>', 'lskd': 'p', 'dkd_avg': '<', 'dist_avg': '>', 'lskd_avg': 'p', 'fitnet': 'h', 'kd_hint': '^', 'kd_wide_hint': 'v', 'kd_flops_hint': '^', 'kd_light_hint': 'D', 'at': 'H', 'rkd': '8', 'sp': 'X', 'crd': 'P', 'one': 's', 'cl_ilr': 'p', 'dml': '8',
+                  'ekd_no_hint': 'D', 'dkd': '<', 'dist': '>', 'lskd': 'p', 'dkd_avg': '<', 'dist_avg': '>', 'lskd_avg': 'p', 'fitnet': 'h', 'kd_hint': '^', 'kd_wide_hint': 'v', 'kd_flops_hint': 's', 'kd_light_hint': 'D', 'at': 'H', 'rkd': '8', 'sp': 'X', 'crd': 'P', 'one': 's', 'cl_ilr': 'p', 'dml': '8',
                   'separate': 'X', 'teachers': '*'}
 TEACHER_COLORS = ['#C2649F', '#AD8600', '#2E93D6', '#8F6BB3', '#A07850', '#4F8A8B']
 INK = '#7A7A7A'
