@@ -27,7 +27,7 @@ def parser():
     "Arguments of `ekd_reproduce`"
     p = argparse.ArgumentParser('ekd_reproduce', description='Ensemble Knowledge Distillation against the same student without it: train, measure, keep records.')
     p.add_argument('--data', default='digits', help='digits, cifar10 or cifar100')
-    p.add_argument('--preset', default='quick', help='quick, small, steps (small, but fewer images are shown for more epochs), deep (small, with a larger student), ready, standard or long')
+    p.add_argument('--preset', default='quick', help='quick, small, steps (small, but fewer images are shown for more epochs), deep (small, with a larger student), equal (small, with teachers as good as each other), ready, standard or long')
     p.add_argument('--methods', default=','.join(MAIN), help='comma-separated, or all: '+', '.join(METHODS))
     p.add_argument('--seeds', default='0,1,2', help='comma-separated numbers')
     p.add_argument('--fraction', type=float, default=1., help="part of the protocol's training images, above 0 and up to 1")
