@@ -174,6 +174,12 @@ def _describe(p, m, data, seed, fraction, teacher_data, infos, on, rows):
     return dict(data=p.data, preset=p.preset, protocol=asdict(p), method=m, seed=seed, fraction=fraction, teacher_data=teacher_data, teachers=list(infos),
                 n_train=len(rows), evaluated_on=on, fingerprint=data.fingerprint)
 
+def _judge(p, data, dls, rows, held, device, on):
+    "The images that a run is measured on"
+    if on not in ('test', 'valid'): raise EKDError(f"on: got {on!r}, expected 'test' or 'valid'")
+    if on=='valid' and not len(held): raise EKDError(f'on: {p.data} {p.preset} holds no validation images out, nothing can be chosen on them')
+    return dls[-1] if on=='test' else _held_dl(data, rows, held, device)
+
 def run(
     p:Protocol,
     name:str, # of the method
@@ -191,10 +197,9 @@ def run(
 )->tuple: # (record, Learner)
     "Train one student and measure it after the last epoch"
     m = method(name)
-    if on not in ('test', 'valid'): raise EKDError(f"on: got {on!r}, expected 'test' or 'valid'")
     rows,held = training_rows(p, data.y_train, seed, fraction, data.classes)
-    if on=='valid' and not len(held): raise EKDError(f'on: {p.data} {p.preset} holds no validation images out, nothing can be chosen on them')
     dls = _dls(p, data, rows, held, seed, device)
+    judge = _judge(p, data, dls, rows, held, device, on)
     set_seed(seed)
     student,what = make_student(p, m, data.n_classes, data.channels, data.size[0])
     best,asked_of = _best(infos),teachers
@@ -206,7 +211,7 @@ def run(
     learn = _prepare(ekd_learner(dls, student, loss_func=loss, **kw, **recipe(p)), p, f'{name}, seed {seed}', say, checkpoints)
     where,resumed = provenance(dls.device),_resumed(checkpoints)
     secs = fit(learn, p, epochs_of(p, fraction))
-    scores = evaluate_student(learn.model, dls[-1] if on=='test' else _held_dl(data, rows, held, device))
+    scores = evaluate_student(learn.model, judge)
     names = learn.recorder.metric_names[1:-1]
     curves = {n: [None if v is None else round(float(v), 5) for v in vs] for n,vs in zip(names, zip(*learn.recorder.values))}
     record = _describe(p, name, data, seed, fraction, teacher_data, infos if m.taught else (), on, rows)
@@ -231,12 +236,14 @@ def teachers_record(
     fraction:float=1.,
     teacher_data:str='same',
     device=None,
+    on:str='test', # evaluate on `test`, or on `valid` to make a choice
 )->dict:
     "The reference line: the ensemble of the teachers, measured as if it were a student"
     rows,held = training_rows(p, data.y_train, seed, fraction, data.classes)
     model = MeanEnsemble(teachers)
     where = provenance(device)
     dls = _dls(p, data, rows, held, seed, device)
-    return _describe(p, 'teachers', data, seed, fraction, teacher_data, infos, 'test', rows) | dict(
+    judge = _judge(p, data, dls, rows, held, device, on)
+    return _describe(p, 'teachers', data, seed, fraction, teacher_data, infos, on, rows) | dict(
         student='+'.join(teachers.names), params=count_params(model), flops=count_flops(model, (data.channels, *data.size)), epochs=p.teacher_epochs, curves={},
-        **evaluate_student(model, dls[-1]), wall_s=None if any(i.get('wall_s') is None for i in infos) else sum(i['wall_s'] for i in infos), **where) | look_closer(model, p, data, dls)
+        **evaluate_student(model, judge), wall_s=None if any(i.get('wall_s') is None for i in infos) else sum(i['wall_s'] for i in infos), **where) | look_closer(model, p, data, dls, on=on)

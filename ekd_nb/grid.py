@@ -135,7 +135,7 @@ def run_job(
     try:
         data = where.images(p.data)
         teachers,infos,memo = prepare(like or job, where, say) if m.taught else (None, (), None)
-        if m.student=='teachers': r = teachers_record(p, data, job.seed, teachers, infos, job.fraction, job.teacher_data, where.device)
+        if m.student=='teachers': r = teachers_record(p, data, job.seed, teachers, infos, job.fraction, job.teacher_data, where.device, job.on)
         else:
             checkpoints = where.work/'checkpoints'/job.folder/job.name
             r,_ = run(p, job.method, data, job.seed, teachers, infos, memo, job.fraction, job.teacher_data, where.device, say, job.on, checkpoints)
