@@ -52,7 +52,7 @@ class Protocol:
 
 # %% ../nbs/09_protocols.ipynb #71e68620
 READY = ('resnet20', 'wrn_16_2', 'densenet_22_12')
-EQUAL = ('resnet14-w32', 'wrn_16_2', 'densenet_16_24')
+EQUAL = ('wrn_16_2',)*3
 
 _DIGITS = Protocol('digits', 'quick', ('resnet14', 'wrn_16_1', 'resnet8-w32'), per_class=10, epochs=60, teacher_epochs=60, bs=32, lr=.05, n_valid=200, n_curve=200)
 _CIFAR = Protocol('cifar10', 'small', READY, per_class=200, epochs=24, teacher_epochs=24, bs=32, tau=2., gamma=60., lam=.25, hint_cells=4, n_curve=500)
