@@ -40,10 +40,10 @@ def ready_teachers(
 def ready_infos(
     data, # `ImageArrays`
     archs, # architectures that are wanted
-)->list: # a dict for each, or an empty list where one is missing or was trained on other data
+)->list: # a dict for each, or an empty list where one is missing, is wanted twice or was trained on other data
     "What the manifests say, for records"
     paths = ready_paths(data.name)
-    if not set(archs)<=set(paths): return []
+    if not set(archs)<=set(paths) or len(set(archs))<len(archs): return []   # twice the same network would be one teacher
     infos = [read_manifest(paths[a]) for a in archs]
     if any(i['fingerprint']!=data.fingerprint for i in infos): return []
     return [{k: i.get(k) for k in ('arch', 'accuracy', 'epochs', 'n_train', 'sha256', 'wall_s')} for i in infos]
