@@ -19,7 +19,7 @@ import joblib
 import torch
 
 from .arrays import EKDError, load_images
-from .experiments import fill_memo, get_teachers, make_memo, run, teachers_record
+from .experiments import come_along, fill_memo, get_teacher, get_teachers, make_memo, run, teacher_path, teachers_record
 from .protocols import Protocol, concerns, make_loss, method, protocol, training_rows
 from .records import load_records, record_name, save_record
 
@@ -84,12 +84,18 @@ def shared(
 )->tuple: # hashable: jobs with equal ones share teachers and memo
     "What decides a job's teachers and memo"
     p = job.protocol
-    return p.data,p.preset,p.teachers,p.teacher_epochs,p.lr,p.wd,p.schedule,p.precision,p.per_class,p.n_valid,p.bs,p.n_views,p.epochs,p.hint_cells,job.seed,job.fraction,job.teacher_data
+    return p.data,p.preset,p.teachers,p.teacher_epochs,p.lr,p.wd,p.schedule,p.precision,p.per_class,p.n_valid,p.bs,p.n_views,p.epochs,p.hint_cells,_memo_seed(job),job.fraction,job.teacher_data
+
+def _memo_seed(job):
+    "The seed whose images and views a memo holds; 'all' where every seed shows the same"
+    p = job.protocol
+    same = job.teacher_data=='full' and p.per_class is None and job.fraction==1 and p.n_views and p.n_views<=p.epochs
+    return 'all' if same else job.seed
 
 def _memo_path(job, where, features):
     digest = hashlib.sha256(repr(shared(job)+(features,)).encode()).hexdigest()[:12]
     p = job.protocol
-    return where.work/'memos'/f'{p.data}-{p.preset}-{job.fraction:g}-{job.teacher_data}-s{job.seed}-{digest}.safetensors'
+    return where.work/'memos'/f'{p.data}-{p.preset}-{job.fraction:g}-{job.teacher_data}-s{_memo_seed(job)}-{digest}.safetensors'
 
 def teachers_of(job, where, say=lambda line: None):
     "Teachers of a job, trained or loaded, and a dict for each"
@@ -175,6 +181,17 @@ def _each(f, calls, n_jobs):
 
 def _silent(line): pass
 
+def _try_teacher(job, i, where):
+    p,data = job.protocol,where.images(job.protocol.data)
+    try:
+        if not come_along(p, data, job.teacher_data): get_teacher(p, data, i, job.seed, where.work/'teachers', job.fraction, job.teacher_data, where.device, _silent)
+    except FAILURES as e: return str(e)
+
+def _teachers_wanted(jobs, where):
+    "Each teacher once, however many jobs learn from it"
+    taught = [j for j in jobs if method(j.method).taught]
+    return {teacher_path(j.protocol, i, j.seed, where.work, j.fraction, j.teacher_data): (j, i, where) for j in taught for i in range(len(j.protocol.teachers))}
+
 def _try_prepare(job, where):
     try: prepare(job, where)
     except FAILURES as e: return str(e)
@@ -216,6 +233,8 @@ def run_grid(
     with engine(n_jobs, backend, address):
         like = most_wanted(jobs)
         if not alone:
+            for e in _each(_try_teacher, _teachers_wanted(jobs, where).values(), n_jobs):
+                if e: say(f'failed: {e}')
             first = {shared(j): j for j in sorted(like.values(), key=_remembers) if method(j.method).taught}
             for e in _each(_try_prepare, [(j, where) for j in first.values()], n_jobs): say(f'failed: {e}' if e else 'teachers and their memo: ready')
         calls = [(j, where, progress if alone else _silent, like[j]) for j in jobs]

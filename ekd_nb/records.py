@@ -9,7 +9,7 @@ __all__ = ['SCHEMA', 'provenance', 'record_digest', 'save_record', 'record_name'
            'mean_std', 'mean_seconds', 'percent', 'paired', 'table']
 
 # %% ../nbs/09_records.ipynb #a210394c
-import hashlib, json, math, statistics, subprocess, warnings
+import hashlib, json, math, os, statistics, subprocess, warnings
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def provenance(device=None):
     "What a record says about where it was made"
     device = torch.device(device or default_device())
     name = torch.cuda.get_device_name(device) if device.type=='cuda' else f'CPU, {torch.get_num_threads()} threads'
-    return dict(device=name, versions=versions(), commit=_git('rev-parse', 'HEAD'), dirty=bool(_git('status', '--porcelain', '--untracked-files=no')),
+    return dict(device=name, versions=versions(), commit=_git('rev-parse', 'HEAD') or os.environ.get('EKD_COMMIT', ''), dirty=bool(_git('status', '--porcelain', '--untracked-files=no')),
                 started=datetime.now(timezone.utc).isoformat(timespec='seconds'))
 
 def record_digest(r): return hashlib.sha256(json.dumps({k: v for k,v in r.items() if k!='digest'}, sort_keys=True).encode()).hexdigest()
