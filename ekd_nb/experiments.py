@@ -27,7 +27,7 @@ from .corruptions import corruption_accuracy
 from .data import image_dls, subset
 from .evaluate import MeanEnsemble, evaluate_student, keep_costs, rows_of, teacher_similarity
 from .learner import ekd_learner, teacher_learner
-from .memo import TeacherMemo, load_memo, save_memo
+from .memo import TeacherMemo, free_memory, load_memo, save_memo
 from .models import count_flops, count_params
 from .protocols import METHODS, PROTOCOLS, Method, Protocol, concerns, epochs_of, make_loss, make_student, method, protocol, training_rows
 from .ready import ready_infos, ready_teachers
@@ -175,7 +175,9 @@ def make_memo(
     fraction:float=1., # of the protocol's images
 )->TeacherMemo:
     "An empty memo for the taught methods of one seed"
-    return TeacherMemo(teachers, rows, data.views, min(p.n_views or data.views.n, epochs_of(p, fraction)), data.fingerprint, features=features, device=device or default_device())
+    device = torch.device(device or default_device())
+    budget = free_memory(device)//4 if device.type=='cuda' else 2**32   # of a GPU that runs share
+    return TeacherMemo(teachers, rows, data.views, min(p.n_views or data.views.n, epochs_of(p, fraction)), data.fingerprint, features=features, budget=budget, device=device)
 
 def fill_memo(
     memo:TeacherMemo,

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from fastcore.basics import listify
 from fastcore.meta import delegates
 from fastai.learner import Learner
+from fastai.torch_core import to_device
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.callback.progress import ProgressCallback
@@ -122,6 +123,7 @@ def _rehearse(student, loss_func, x, y, out, dls):
     "Student and loss on a few images, in evaluation mode: what would fail in the first batch fails now"
     device,was = next(student.parameters()).device,[m for m in student.modules() if m.training]
     x,y = (o[:8].to(device).as_subclass(torch.Tensor) for o in (x, y))   # as fastai hands them to the model
+    out = to_device(out, device)   # teachers are asked where the batches are, a student moves there when training begins
     try:
         with torch.no_grad():
             h = student.eval().trunk(x)

@@ -126,6 +126,7 @@ def estimate(
         if method(n).student=='teachers': continue
         t,i = _step_seconds(make_student(p, method(n), data.n_classes, data.channels, data.size[0])[0], x)
         students += epochs*(steps*t + p.n_curve/p.bs*i) + test*i
+    if x.is_cuda: torch.cuda.empty_cache()   # the runs are other processes and want that memory
     return teach,students
 
 def _minutes(s): return f'{s:.0f} s' if s<90 else f'{s/60:.0f} min' if s<5400 else f'{s/3600:.1f} h'
