@@ -58,7 +58,7 @@ _DIGITS = Protocol('digits', 'quick', ('resnet14', 'wrn_16_1', 'resnet8-w32'), p
 _CIFAR = Protocol('cifar10', 'small', READY, per_class=200, epochs=24, teacher_epochs=24, bs=32, tau=2., gamma=60., lam=.25, hint_cells=4, n_curve=500)
 _READY = replace(_CIFAR, preset='ready', per_class=None, teacher_epochs=20, bs=128, precision='bfloat16', n_curve=5000)
 _LONG = replace(_CIFAR, preset='long', tau=4., gamma=10., lam=.5, hint_cells=1, teachers=('resnet56', 'wrn_40_2', 'densenet_100_12'), student='resnet20', per_class=None, epochs=240, teacher_epochs=240, bs=64, lr=.05, schedule='steps', n_curve=1000)
-_GPU = replace(_LONG, preset='standard', teachers=('resnet20-w64', 'wrn_16_6', 'densenet_28_48'), epochs=60, teacher_epochs=30, bs=512, lr=.2, schedule='one_cycle', precision='bfloat16', n_views=24)
+_GPU = replace(_LONG, preset='standard', teachers=('resnet20-w64', 'wrn_16_6', 'densenet_22_48'), gamma=15., hint_cells=2, epochs=60, teacher_epochs=24, bs=512, lr=.2, schedule='one_cycle', precision='bfloat16', n_views=20)
 
 PROTOCOLS = {(p.data, p.preset): p for p in (
     _DIGITS, replace(_DIGITS, preset='small', per_class=50),
