@@ -166,7 +166,7 @@ def elsewhere(
     folder='../../results' # that holds `runs`
 ) -> str: # a sentence
     "Which other protocols have records that the page does not show, and which have none"
-    others = [(f'{d} {s}', len(page_records(d, s, fraction=None, folder=folder))) for d,s in PROTOCOLS if d!='digits' and s in ('small', 'deep', 'equal', 'standard', 'long') and (d, s)!=(data, preset)]
+    others = [(f'{d} {s}', len(page_records(d, s, fraction=None, folder=folder) + load_records(Path(folder)/'gpu', data=d, preset=s))) for d,s in PROTOCOLS if d!='digits' and s in ('small', 'deep', 'equal', 'standard', 'long') and (d, s)!=(data, preset)]
     have, lack = [f'{name} ({n} runs)' for name,n in others if n], [name for name,n in others if not n]
     return ' '.join(f'{w}: {listed(ps)}.' for w,ps in (('Measured, not shown here', have), ('Not measured', lack)) if ps)
 

@@ -31,7 +31,8 @@ def provenance(device=None):
     "What a record says about where it was made"
     device = torch.device(device or default_device())
     name = torch.cuda.get_device_name(device) if device.type=='cuda' else f'CPU, {torch.get_num_threads()} threads'
-    return dict(device=name, versions=versions(), commit=_git('rev-parse', 'HEAD') or os.environ.get('EKD_COMMIT', ''), dirty=bool(_git('status', '--porcelain', '--untracked-files=no')),
+    told = os.environ.get('EKD_COMMIT', '')   # in a copy of a commit's tree, of which git knows nothing
+    return dict(device=name, versions=versions(), commit=told or _git('rev-parse', 'HEAD'), dirty=not told and bool(_git('status', '--porcelain', '--untracked-files=no')),
                 started=datetime.now(timezone.utc).isoformat(timespec='seconds'))
 
 def record_digest(r): return hashlib.sha256(json.dumps({k: v for k,v in r.items() if k!='digest'}, sort_keys=True).encode()).hexdigest()

@@ -4,10 +4,11 @@ from pathlib import Path
 import pytest
 from ekd_nb.arrays import load_images
 from ekd_nb.pages import by_seed, is_current, page_records
-from ekd_nb.protocols import MAIN, METHODS
-from ekd_nb.records import percent, read_record
+from ekd_nb.protocols import MAIN, METHODS, concerns, method, protocol
+from ekd_nb.records import percent, read_record, record_name
 
 ROOT = Path(__file__).resolve().parents[1]
+LENT = sorted((ROOT/'results/gpu').glob('*.json'))
 FILES = sorted((ROOT/'results/runs').glob('*.json')) + sorted((ROOT/'results/choices').glob('*.json'))
 RECORDS = {f: json.loads(f.read_text()) for f in FILES}
 
@@ -30,8 +31,17 @@ def test_the_data_are_those():
 def test_commits_are_of_this_repository():
     git = lambda *a: subprocess.run(['git', '-C', ROOT, *a], capture_output=True, text=True)
     if git('rev-parse', '--is-shallow-repository').stdout.strip()!='false': pytest.skip('no full git history here')
-    lost = {r['commit'] for r in RECORDS.values() if git('cat-file', '-e', r['commit']+'^{commit}').returncode}
+    lost = {r['commit'] for r in [*RECORDS.values(), *map(read_record, LENT)] if git('cat-file', '-e', r['commit']+'^{commit}').returncode}
     assert not lost
+
+@pytest.mark.parametrize('f', LENT, ids=lambda f: f.stem)
+def test_a_record_of_a_lent_gpu(f):
+    "Kept apart: where it was made, git knew an earlier commit and called its tree changed"
+    r = read_record(f)
+    assert f.stem==record_name(r) and 'NVIDIA' in r['device'] and r['evaluated_on']=='test'
+    assert r['fingerprint'] in {o['fingerprint'] for o in RECORDS.values() if o['data']==r['data']}
+    as_named,today = (concerns(p, method(r['method'])) for p in (r['protocol'], protocol(r['data'], 'standard')))
+    assert {k for k,v in as_named.items() if v!=today[k]}<={'epochs'}
 
 def test_nothing_was_chosen_on_test_images():
     for f,r in RECORDS.items():
