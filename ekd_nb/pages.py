@@ -11,6 +11,7 @@ __all__ = ['SETTINGS', 'is_current', 'page_records', 'fixed_steps', 'equal_teach
 # %% ../nbs/10_pages.ipynb #c72f7130
 from collections import Counter
 from pathlib import Path
+from fastcore.basics import listify
 from .arrays import EKDError
 from .protocols import METHODS, OURS, PROTOCOLS, concerns, method, protocol
 from .records import load_records, mean_seconds, mean_std, percent, select
@@ -162,11 +163,11 @@ def missing(
 # %% ../nbs/10_pages.ipynb #64f562b4
 def elsewhere(
     data:str='cifar10',    # data set of the page
-    preset:str='small',    # its protocol
+    preset='small',        # its protocol, or several
     folder='../../results' # that holds `runs`
 ) -> str: # a sentence
     "Which other protocols have records that the page does not show, and which have none"
-    others = [(f'{d} {s}', len(page_records(d, s, fraction=None, folder=folder) + load_records(Path(folder)/'gpu', data=d, preset=s))) for d,s in PROTOCOLS if d!='digits' and s in ('small', 'deep', 'equal', 'standard', 'long') and (d, s)!=(data, preset)]
+    others = [(f'{d} {s}', len(page_records(d, s, fraction=None, folder=folder) + load_records(Path(folder)/'gpu', data=d, preset=s))) for d,s in PROTOCOLS if d!='digits' and s in ('small', 'deep', 'equal', 'standard', 'long') and not (d==data and s in listify(preset))]
     have, lack = [f'{name} ({n} runs)' for name,n in others if n], [name for name,n in others if not n]
     return ' '.join(f'{w}: {listed(ps)}.' for w,ps in (('Measured, not shown here', have), ('Not measured', lack)) if ps)
 
