@@ -34,6 +34,11 @@ def test_commits_are_of_this_repository():
     lost = {r['commit'] for r in [*RECORDS.values(), *map(read_record, LENT)] if git('cat-file', '-e', r['commit']+'^{commit}').returncode}
     assert not lost
 
+def test_failed_runs_say_why_and_count_nowhere():
+    failed = [read_record(f) for f in sorted((ROOT/'results/failed').glob('*.json'))]
+    assert failed and all('not finite' in r['error'] and 'test_accuracy' not in r for r in failed)
+    assert not {record_name(r) for r in failed} & {f.stem for f in FILES}
+
 @pytest.mark.parametrize('f', LENT, ids=lambda f: f.stem)
 def test_a_record_of_a_lent_gpu(f):
     "Kept apart: where it was made, git knew an earlier commit and called its tree changed"
