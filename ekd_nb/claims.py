@@ -67,8 +67,9 @@ def growth_of_gain(
     a:str=OURS,
     b:str='plain'
 ) -> tuple: # (mean, half the 95 % interval, number of seeds), least fraction, greatest
-    "Gain with the least data minus gain with the most, paired over seeds"
+    "Gain with the least data minus gain with the most, paired over seeds; shares where all but one seed failed are passed over"
     g = gain_by_fraction(records, a, b)
+    g = {f: d for f,d in g.items() if len(d)>1} if sum(len(d)>1 for d in g.values())>1 else g
     if len(g)<2: return (None, None, 0), None, None
     lo, hi = min(g), max(g)
     return interval(g[lo][s]-g[hi][s] for s in g[lo] if s in g[hi]), lo, hi
