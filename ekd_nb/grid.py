@@ -125,7 +125,7 @@ def prepare(
 
 # %% ../nbs/09_grid.ipynb #9cbdbe9c
 def _failed(job, where, e):
-    save_record(dict(asdict(job), data=job.protocol.data, preset=job.protocol.preset, error=f'{type(e).__name__}: {e}'), where.out/job.folder)
+    save_record(dict(asdict(job), data=job.protocol.data, preset=job.protocol.preset, error=f'{type(e).__name__}: {e}'), where.out/'failed')
     return job,None,str(e)
 
 FAILURES = (EKDError, RuntimeError, OSError, MemoryError, ValueError)
@@ -148,6 +148,7 @@ def run_job(
             shutil.rmtree(checkpoints, ignore_errors=True)
         r |= dict(variant=job.variant)
         save_record(r, where.out/job.folder)
+        (where.out/'failed'/f'{job.name}.json').unlink(missing_ok=True)
         return job,r,None
     except FAILURES as e: return _failed(job, where, e)
 

@@ -57,7 +57,7 @@ def test_a_failed_run_leaves_a_record_and_the_others_go_on(tmp_path, monkeypatch
     status = rep.main(['--methods', 'branched,plain', '--seeds', '0', '--out', str(tmp_path)])
     assert status==1
     assert [r['method'] for r in load_records(tmp_path/'runs')]==['plain']
-    assert read_record(tmp_path/'runs'/'digits-quick-branched-1-s0.json')['error']=='RuntimeError: out of memory'
+    assert read_record(tmp_path/'failed'/'digits-quick-branched-1-s0.json')['error']=='RuntimeError: out of memory'
 
 def test_records_are_not_made_twice_and_a_changed_one_is(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(PROTOCOLS, ('digits', 'quick'), protocol('digits', per_class=3, epochs=1, teacher_epochs=1))
