@@ -43,6 +43,7 @@ class Protocol:
     alpha:float=.1        # weight of the labels when there are teachers
     beta:float=.9         # weight of the teachers
     gamma:float=10.       # weight of the hints
+    relative_hints:bool=False # hints relative to the size of each teacher's features (EKD's loss only)
     hint_cells:int=1      # hints are about the last feature map averaged to this many cells a side
     lam:float=.5          # own teacher against all alike (EKD only)
     reduce:str='sum'      # over branches
@@ -183,7 +184,7 @@ def make_loss(
     if not m.taught: return EKDLoss(1., 0., 0., reduce=p.reduce, ensemble=p.ensemble)
     who = [best]*(n_branches(p) if m.student in ('branched', 'light') else 1) if m.teacher=='best' else None
     lam = {'own': p.lam, 'average': 0., 'best': 1.}[m.teacher]
-    return EKDLoss(p.alpha, p.beta, p.gamma if m.hints else 0., p.tau, lam, p.reduce, p.ensemble, who)
+    return EKDLoss(p.alpha, p.beta, p.gamma if m.hints else 0., p.tau, lam, p.reduce, p.ensemble, who, relative=p.relative_hints)
 
 # %% ../nbs/09_protocols.ipynb #84ffb02d
 def training_rows(
@@ -215,6 +216,7 @@ def concerns(
     if not m.taught: res |= _TAUGHT | dict(teachers=len(p.teachers))
     if m.teacher!='own' or m.loss!='ekd': res['lam'] = 0.
     if m.loss!='ekd': res |= dict(reduce='sum', ensemble=1.)
+    if not (m.hints and m.loss=='ekd'): res['relative_hints'] = False
     if not m.hints: res['gamma'] = 0.
     res['hint_cells'] = max(m.grid, p.hint_cells) if m.loss in FROM_MAPS else p.hint_cells if m.hints and p.gamma and m.taught else 1
     if m.student not in ('branched', 'light', 'separate'): res |= dict(fusion='mean', reduce='sum', ensemble=1.)
