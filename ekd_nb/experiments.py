@@ -29,7 +29,7 @@ from .evaluate import MeanEnsemble, evaluate_student, keep_costs, rows_of, teach
 from .learner import ekd_learner, teacher_learner
 from .memo import TeacherMemo, free_memory, load_memo, save_memo
 from .models import count_flops, count_params
-from .protocols import METHODS, PROTOCOLS, Method, Protocol, concerns, epochs_of, make_loss, make_student, method, protocol, training_rows
+from .protocols import METHODS, PROTOCOLS, Method, Protocol, concerns, epochs_of, make_loss, make_student, method, protocol, teacher_epochs_of, training_rows
 from .ready import ready_infos, ready_teachers
 from .records import provenance
 from .teachers import TeacherEnsemble, load_teacher, read_manifest, save_teacher
@@ -90,17 +90,17 @@ def _resumed(checkpoints):
     "Does this run go on from one that was killed? Then its clock says nothing about the whole"
     return checkpoints is not None and any(Path(checkpoints).glob('*.pth'))
 
-def _train_teacher(p, data, rows, held, seed, i, arch, path, need, device, say, **info):
+def _train_teacher(p, epochs, data, rows, held, seed, i, arch, path, need, device, say, **info):
     set_seed(1000*seed+i)
     learn = teacher_learner(_dls(p, data, rows, held, seed+100*(i+1), device), arch, n_out=data.n_classes, **recipe(p))
     checkpoints = path.with_suffix('.checkpoints')
     where = {k: v for k,v in provenance(device).items() if k!='versions'}   # of the code that trains, not of what lies there when it has finished
     resumed = _resumed(checkpoints)
-    secs = fit(_prepare(learn, p, f'teacher {arch}, seed {seed}', say, checkpoints), p, p.teacher_epochs)
+    secs = fit(_prepare(learn, p, f'teacher {arch}, seed {seed}', say, checkpoints), p, epochs)
     half = p.preset=='ready'
     if half: learn.model.half().float()
     acc = evaluate_student(learn.model, _held_dl(data, rows, held, device))['test_accuracy'] if len(held) else None
-    save_teacher(learn.model, path, accuracy=acc, arch=arch, half=half, epochs=p.teacher_epochs, n_train=len(rows), wall_s=None if resumed else secs, **need, **info, **where)
+    save_teacher(learn.model, path, accuracy=acc, arch=arch, half=half, epochs=epochs, n_train=len(rows), wall_s=None if resumed else secs, **need, **info, **where)
     shutil.rmtree(checkpoints, ignore_errors=True)
 
 def come_along(
@@ -140,10 +140,11 @@ def get_teacher(
     if teacher_data=='full': seed,fraction = 0,1.
     rows,held = training_rows(p, data.y_train, seed, fraction, data.classes)
     if teacher_data=='full': rows = np.setdiff1d(np.arange(len(data.y_train)), held)
-    need = dict(recipe=_digest(p.teacher_epochs, p.bs, p.lr, p.wd, p.schedule, p.n_views, p.precision), rows=_digest(rows.tolist()), fingerprint=data.fingerprint, seed=seed)
+    epochs = teacher_epochs_of(p, fraction)
+    need = dict(recipe=_digest(epochs, p.bs, p.lr, p.wd, p.schedule, p.n_views, p.precision), rows=_digest(rows.tolist()), fingerprint=data.fingerprint, seed=seed)
     info = read_manifest(path) if path.is_file() and path.with_suffix('.json').is_file() else {}
     if not info or any(info.get(k)!=v for k,v in need.items()):
-        _train_teacher(p, data, rows, held, seed, i, p.teachers[i], path, need, torch.device(device or default_device()), say, teacher_data=teacher_data)
+        _train_teacher(p, epochs, data, rows, held, seed, i, p.teachers[i], path, need, torch.device(device or default_device()), say, teacher_data=teacher_data)
         info = read_manifest(path)
     return path,info
 
@@ -282,5 +283,5 @@ def teachers_record(
     dls = _dls(p, data, rows, held, seed, device)
     judge = _judge(p, data, dls, rows, held, device, on)
     return _describe(p, 'teachers', data, seed, fraction, teacher_data, infos, on, rows) | dict(
-        student='+'.join(teachers.names), params=count_params(model), flops=count_flops(model, (data.channels, *data.size)), epochs=p.teacher_epochs, curves={},
+        student='+'.join(teachers.names), params=count_params(model), flops=count_flops(model, (data.channels, *data.size)), epochs=infos[0]['epochs'], curves={},
         **evaluate_student(model, judge), wall_s=None if any(i.get('wall_s') is None for i in infos) else sum(i['wall_s'] for i in infos), **where) | look_closer(model, p, data, dls, on=on)

@@ -6,7 +6,7 @@ Docs: https://ekd-nb.github.io/ekd_nb/protocols.html.md"""
 
 # %% auto #0
 __all__ = ['READY', 'EQUAL', 'PROTOCOLS', 'METHODS', 'MAIN', 'OURS', 'FROM_MAPS', 'Protocol', 'protocol', 'Method', 'method',
-           'n_branches', 'epochs_of', 'make_student', 'make_loss', 'training_rows', 'concerns']
+           'n_branches', 'epochs_of', 'teacher_epochs_of', 'make_student', 'make_loss', 'training_rows', 'concerns']
 
 # %% ../nbs/09_protocols.ipynb #3dcce0ff
 from dataclasses import asdict, dataclass, fields, replace
@@ -145,6 +145,13 @@ def epochs_of(
 )->int:
     "Epochs of a student"
     return round(p.epochs/fraction) if p.same_steps else p.epochs
+
+def teacher_epochs_of(
+    p:Protocol,
+    fraction:float=1., # part of the protocol's images, that the teacher sees
+)->int:
+    "Epochs of a teacher"
+    return epochs_of(replace(p, epochs=p.teacher_epochs), fraction)
 
 def make_student(
     p:Protocol,

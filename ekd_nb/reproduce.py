@@ -18,7 +18,7 @@ import torch
 from .arrays import EKDError, load_images
 from .grid import BACKENDS, Job, Where, check_jobs, run_grid, todo
 from .models import get_model
-from .protocols import MAIN, METHODS, OURS, Protocol, epochs_of, make_student, method, protocol, training_rows
+from .protocols import MAIN, METHODS, OURS, Protocol, epochs_of, make_student, method, protocol, teacher_epochs_of, training_rows
 from .ready import ready_infos
 from .records import load_records, record_name, table
 
@@ -120,7 +120,7 @@ def estimate(
     teach = students = 0.
     for arch in (p.teachers if any(method(n).taught for n in names) else ()):
         t,i = _step_seconds(get_model(arch, data.n_classes, data.channels), x)
-        teach += p.teacher_epochs*(n_teach/p.bs*t + p.n_curve/p.bs*i)*(n_teach>0) + p.n_valid/p.bs*i
+        teach += teacher_epochs_of(p, fraction if n_teach==n_train else 1.)*(n_teach/p.bs*t + p.n_curve/p.bs*i)*(n_teach>0) + p.n_valid/p.bs*i
         students += min(epochs, p.n_views or data.views.n)*steps*i
     for n in names:
         if method(n).student=='teachers': continue
@@ -179,7 +179,7 @@ def _announce(p, jobs, left, where, arrays, device, come_along, say):
     n_train = len(training_rows(p, arrays.y_train, j.seed, j.fraction, arrays.classes)[0])
     n_teach = 0 if come_along else n_train if setting=='same' else len(arrays.y_train)-p.n_valid
     say(f'{p.data}, preset {p.preset}: {n_train:,} training images, {len(arrays.x_test):,} test images, seeds {", ".join(map(str, dict.fromkeys(o.seed for o in jobs)))}')
-    say(f'teachers {", ".join(p.teachers)} ' + ('come with the package' if come_along else f'on {"the same images" if setting=="same" else f"{n_teach:,} images"}, {p.teacher_epochs} epochs')
+    say(f'teachers {", ".join(p.teachers)} ' + ('come with the package' if come_along else f'on {"the same images" if setting=="same" else f"{n_teach:,} images"}, {teacher_epochs_of(p, j.fraction if setting=="same" else 1.)} epochs')
         + f'; students {epochs_of(p, j.fraction)} epochs; device {device}')
     if not left: return say(f'all {len(jobs)} runs have records in {where.out/j.folder}; --again repeats them')
     t,s = estimate(p, list(dict.fromkeys(o.method for o in left)), n_train, arrays, device, n_teach, j.fraction)
