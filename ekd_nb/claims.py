@@ -7,7 +7,7 @@ Docs: https://ekd-nb.github.io/ekd_nb/claims.html.md"""
 # %% auto #0
 __all__ = ['gain_of_ensemble', 'own_similarity', 'corrupted_accuracy', 'left_to_learn', 'gain_by_fraction', 'growth_of_gain',
            'less_variance', 'changes', 'choice_records', 'ablation', 'ablation_table', 'regimes', 'regimes_table',
-           'claims', 'opponents']
+           'claims', 'rivals', 'opponents']
 
 # %% ../nbs/10_claims.ipynb #92fac773
 from pathlib import Path
@@ -185,17 +185,25 @@ def claims(
             own('an ensemble better than its branches', 'ensemble − mean branch', gain_of_ensemble),
             ('an ensemble of lower variance', 'variance over seeds, ensemble against each branch (Pitman–Morgan)', *varies),
             grown(records, ', as many epochs'), grown(steps, ', as many steps'),
-            opponents(rs, a)]
+            opponents(rs, a), opponents(rs, a, hinted=True)]
+
+def rivals(
+    hinted:bool=False # one plain student with all of EKD's hints, instead of methods of other papers
+) -> list: # names
+    "The other methods that teach one student of at most EKD's parameters"
+    return [m for m,o in METHODS.items() if o.taught and o.student not in ('teachers', 'separate') and not m.startswith('ekd') and (o.loss=='ekd' and o.hints)==hinted]
 
 def opponents(
     records:list, # of one setting and fraction
-    a:str=OURS    # a method that teaches branches
+    a:str=OURS,   # a method that teaches branches
+    hinted:bool=False # see `rivals`
 ) -> tuple: # (claim, measured as, outcome, by)
     "A method against every other one that learns from teachers"
-    names = [m for m,o in METHODS.items() if o.taught and o.student not in ('teachers', 'separate') and not m.startswith('ekd')]
+    names = rivals(hinted)
     ds = {m: d for m in names if (d := difference(records, a, m))[1] is not None}
     at = lambda v: [label(m) for m,d in ds.items() if verdict(d).startswith(v)]
     won, lost, open_ = at('supported'), at('not supported (the opposite'), at('not supported (the interval')
     by = '; '.join(f'{w} {listed(ms)}' for w,ms in (('ahead of', won), ('not settled against', open_), ('behind', lost), ('not measured:', [label(m) for m in names if m not in ds])) if ms)
     outcome = 'not measured' if not ds else 'supported' if len(won)==len(names) else f'not supported (ahead of {len(won)} of {len(ds)} that were measured)' if len(won)<len(ds) else f'supported against the {len(ds)} that were measured'
-    return 'better than other distillation methods', 'EKD − each', outcome, by if ds else ''
+    how = 'EKD − each student with the same hints and one branch or none' if hinted else 'EKD − each method of another paper'
+    return 'better than other distillation methods', how, outcome, by if ds else ''
