@@ -190,7 +190,7 @@ def claims(
 def rivals(
     hinted:bool=False # one plain student with all of EKD's hints, instead of methods of other papers
 ) -> list: # names
-    "The other methods that teach one student of at most EKD's parameters"
+    "The other methods that teach one student, of about EKD's parameters or fewer"
     return [m for m,o in METHODS.items() if o.taught and o.student not in ('teachers', 'separate') and not m.startswith('ekd') and (o.loss=='ekd' and o.hints)==hinted]
 
 def opponents(
