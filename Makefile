@@ -42,7 +42,7 @@ check: $(VENV)/.installed-dev        ## the quick part of test: notebooks clean,
 	$(PY) tools/check_notebooks.py
 	$(PY) tools/readme.py --check
 
-notebooks: $(VENV)/.installed-dev    ## run notebooks and store their outputs (ARGS='nbs/05_losses.ipynb' for some)
+notebooks: $(VENV)/.installed-dev    ## run notebooks and store their outputs (ARGS='nbs/07_losses.ipynb' for some)
 	OMP_NUM_THREADS=1 $(PY) tools/run_notebooks.py --save $(ARGS)
 
 DATA     ?= cifar10
@@ -94,7 +94,7 @@ lock: $(VENV)/.installed-dev         ## write the versions of this environment t
 	$(PY) tools/lock.py
 
 benchmark: $(VENV)/.installed        ## time training and inference on this machine (QUICK=1: at most 10 minutes on 2 cores)
-	$(PY) -W ignore -m ekd_nb.benchmark $(if $(QUICK),--quick) $(ARGS)
+	$(PY) -W ignore -m ekd_nb.study.benchmark $(if $(QUICK),--quick) $(ARGS)
 
 clean:                               ## remove what building leaves behind (not the environment)
 	rm -rf _proc _docs _preview build *.egg-info .pytest_cache .hypothesis

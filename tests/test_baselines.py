@@ -6,16 +6,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
 from compat import SMALL, data, folder_dls, torch_loaders
 from fastai.callback.core import Callback
 from fastai.callback.mixup import MixUp
-from ekd_nb.baselines import BASELINES, make_baseline
+from ekd_nb.baselines.registry import BASELINES, make_baseline
 from ekd_nb.callbacks import Checkpoint
-from ekd_nb.data import EKDError, image_dls, subset
+from ekd_nb.core import EKDError
+from ekd_nb.data import image_dls, subset
 from ekd_nb.deploy import load_student, save_student
-from ekd_nb.feature_based import CRDLoss, SPLoss
+from ekd_nb.baselines.feature_based import CRDLoss, SPLoss
 from ekd_nb.learner import ekd_learner
 from ekd_nb.losses import DistillLoss, EKDLoss
 from ekd_nb.memo import TeacherMemo
 from ekd_nb.models import get_model
-from ekd_nb.peers import ONELoss
+from ekd_nb.baselines.peers import ONELoss
 from ekd_nb.student import StudentOutput, branched_student
 from ekd_nb.teachers import TeacherEnsemble
 
@@ -276,7 +277,7 @@ def test_without_torchdistill_the_rest_works():
     "The package imports without the optional library; a loss that needs it says so before training"
     code = '''
 import sys; sys.modules['torchdistill'] = None
-from ekd_nb.baselines import BASELINES, make_baseline
+from ekd_nb.baselines.registry import BASELINES, make_baseline
 for name in BASELINES:
     try: make_baseline(name); print(name)
     except Exception as e: print(name, type(e).__name__, e)

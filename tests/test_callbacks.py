@@ -8,7 +8,7 @@ from fastai.callback.core import Callback
 from fastai.callback.training import GradientAccumulation
 from ekd_nb.callbacks import Checkpoint, DeadBranch, DistillCallback, NonFiniteLoss, StopOnNonFinite
 from ekd_nb.checkpoint import plain, rng_state, set_rng_state
-from ekd_nb.data import EKDError
+from ekd_nb.core import EKDError
 from ekd_nb.losses import EKDLoss
 from ekd_nb.teachers import TeacherEnsemble
 

@@ -1,10 +1,11 @@
-"Evaluate: what is no lesson in nbs/08_evaluate.ipynb"
+"Evaluate: what is no lesson in nbs/13_evaluate.ipynb"
 import json, math, numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from sklearn.calibration import calibration_curve
 from torch import nn
 from ekd_nb import corruptions as C, evaluate as E
-from ekd_nb.data import EKDError, ImageArrays
+from ekd_nb.core import EKDError
+from ekd_nb.data import ImageArrays
 from ekd_nb.student import branched_student
 from ekd_nb.teachers import TeacherEnsemble
 

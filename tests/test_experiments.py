@@ -2,15 +2,16 @@
 import json, os, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest, torch
-import ekd_nb.reproduce as rep
-from ekd_nb.data import EKDError, load_images
+import ekd_nb.study.reproduce as rep
+from ekd_nb.core import EKDError
+from ekd_nb.data import load_images
 from ekd_nb import grid
-from ekd_nb.protocols import METHODS, PROTOCOLS, protocol, training_rows
-from ekd_nb.records import load_records, read_record, save_record
+from ekd_nb.study.protocols import METHODS, PROTOCOLS, protocol, training_rows
+from ekd_nb.study.records import load_records, read_record, save_record
 
 def command(*args, **env):
     "`ekd_reproduce` as a process: (status, standard output, standard error)"
-    r = subprocess.run([sys.executable, '-W', 'ignore', '-c', 'import sys; from ekd_nb.reproduce import main; sys.exit(main())', *map(str, args)],
+    r = subprocess.run([sys.executable, '-W', 'ignore', '-c', 'import sys; from ekd_nb.study.reproduce import main; sys.exit(main())', *map(str, args)],
                        capture_output=True, text=True, env={**os.environ, **env})
     return r.returncode, r.stdout, r.stderr
 

@@ -2,10 +2,10 @@
 import signal, subprocess, sys, time
 from importlib.util import find_spec
 import pytest
-from ekd_nb.data import EKDError
-from ekd_nb.grid import Job, Where, run_grid, todo
-from ekd_nb.protocols import protocol
-from ekd_nb.records import load_records
+from ekd_nb.core import EKDError
+from ekd_nb.study.grid import Job, Where, run_grid, todo
+from ekd_nb.study.protocols import protocol
+from ekd_nb.study.records import load_records
 
 TINY = protocol('digits', per_class=3, epochs=2, teacher_epochs=1)
 JOBS = [Job(TINY, m, s) for s in (0,1) for m in ('plain','ekd')]
@@ -48,8 +48,8 @@ def test_nothing_starts_when_one_job_cannot(tmp_path):
 
 LONG = """
 from pathlib import Path
-from ekd_nb.grid import Job, Where, run_grid
-from ekd_nb.protocols import protocol
+from ekd_nb.study.grid import Job, Where, run_grid
+from ekd_nb.study.protocols import protocol
 run_grid([Job(protocol('digits', per_class=3, epochs=60, teacher_epochs=1), 'plain')], Where(Path(r'{0}')/'out', Path(r'{0}')/'work', threads=1))
 """
 

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
 from compat import SMALL, Net, data, dls, learner, teachers, trained
 from fastai.learner import Learner, load_learner
-from ekd_nb.data import EKDError, image_dls, subset
+from ekd_nb.core import EKDError
+from ekd_nb.data import image_dls, subset
 from ekd_nb.learner import ekd_learner, first_batch, teacher_learner
 from ekd_nb.losses import EKDLoss
 from ekd_nb.student import StudentOutput

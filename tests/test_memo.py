@@ -2,7 +2,8 @@
 import subprocess, sys, textwrap, warnings
 import pytest, torch
 from torch import nn
-from ekd_nb.data import EKDError, ViewKey, ViewSet
+from ekd_nb.core import EKDError
+from ekd_nb.data import ViewKey, ViewSet
 from ekd_nb.memo import TeacherMemo, free_memory, load_memo, save_memo
 from ekd_nb.teachers import TeacherEnsemble
 

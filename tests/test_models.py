@@ -1,9 +1,9 @@
-"Models: what is no lesson in nbs/01_models.ipynb"
+"Models: what is no lesson in nbs/03_models.ipynb"
 import copy, pickle, pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 from ekd_nb import models
-from ekd_nb.data import EKDError
+from ekd_nb.core import EKDError
 from ekd_nb.models import MODELS, CifarResNet, DenseNetBC, WideResNet, count_flops, count_params, get_model, width_for, width_for_flops
 
 SMALL = ['resnet8', 'resnet8-B', 'resnet8-w5', 'resnet8x4', 'wrn_16_1', 'densenet_22_6']

@@ -1,9 +1,9 @@
-"Plots: what is no lesson in nbs/10_plots.ipynb"
+"Plots: what is no lesson in nbs/study/09_plots.ipynb"
 import itertools, matplotlib
 matplotlib.use('agg')
 import matplotlib.pyplot as plt, numpy as np, pytest
 from ekd_nb import diagrams, plots as P, style
-from ekd_nb.data import EKDError
+from ekd_nb.core import EKDError
 
 def record(method='ekd', seed=0, **kw):
     return {**dict(data='digits', preset='quick', method=method, seed=seed, fraction=1., params=1000, flops=10_000, test_accuracy=.9-.01*seed,

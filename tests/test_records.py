@@ -3,9 +3,9 @@ import json, os, re, subprocess, sys
 from pathlib import Path
 import pytest
 from ekd_nb.arrays import load_images
-from ekd_nb.pages import by_seed, is_current, page_records
-from ekd_nb.protocols import MAIN, METHODS, concerns, method, protocol
-from ekd_nb.records import percent, read_record, record_name
+from ekd_nb.study.tables import by_seed, is_current, page_records
+from ekd_nb.study.protocols import MAIN, METHODS, concerns, method, protocol
+from ekd_nb.study.records import percent, read_record, record_name
 
 ROOT = Path(__file__).resolve().parents[1]
 LENT = sorted((ROOT/'results/gpu').glob('*.json'))

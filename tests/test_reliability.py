@@ -5,7 +5,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT/'tools'))
 import versions
-from ekd_nb.teachers import is_sealed
+from ekd_nb.core import is_sealed
 
 
 def stored(folder): return sorted((ROOT/'results'/folder).glob('*.json'))

@@ -5,11 +5,12 @@ import pytest, torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from fastai.optimizer import SGD
-from ekd_nb.benchmark import QUICK, ratio, run60, spread
+from ekd_nb.study.benchmark import QUICK, ratio, run60, spread
 from ekd_nb.callbacks import DistillCallback, LossParts, StopOnNonFinite
-from ekd_nb.data import EKDError, image_dls, load_images, subset
-from ekd_nb.faster import Bfloat16, CompileStudent, FusedSGD, fast_teachers
-from ekd_nb.inference import deploy, fold_batchnorm
+from ekd_nb.core import EKDError
+from ekd_nb.data import image_dls, load_images, subset
+from ekd_nb.speed import Bfloat16, CompileStudent, FusedSGD, fast_teachers
+from ekd_nb.fold import deploy, fold_batchnorm
 from ekd_nb.learner import ekd_learner
 from ekd_nb.losses import EKDLoss
 from ekd_nb.memo import TeacherMemo, load_memo, save_memo

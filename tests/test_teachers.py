@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
 from compat import SMALL, Net, dls
-from ekd_nb.data import EKDError
+from ekd_nb.core import EKDError, is_sealed, seal, write_atomic
 from ekd_nb.models import get_model
-from ekd_nb.teachers import (TeacherAdapter, TeacherEnsemble, check_teachers, is_sealed, load_teacher, read_manifest, save_teacher, seal, write_atomic)
+from ekd_nb.teachers import TeacherAdapter, TeacherEnsemble, check_teachers, load_teacher, read_manifest, save_teacher
 
 
 def test_copies_not_the_caller_s_network():

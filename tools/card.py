@@ -9,7 +9,7 @@ import matplotlib
 matplotlib.use('agg')
 import matplotlib.pyplot as plt
 from matplotlib.patches import Circle, FancyBboxPatch
-from ekd_nb.style import TEACHER_COLORS
+from ekd_nb.study.style import TEACHER_COLORS
 
 IMAGES = Path(__file__).resolve().parents[1]/'nbs/images'
 INK, SOFT, TRUNK = '#1c2733', '#51606f', '#6e7985'

@@ -1,6 +1,6 @@
 """Checks every notebook without running it: clean, executed, free of stored errors, and in sync with the library.
 
-    python tools/check_notebooks.py [nbs/05_losses.ipynb ...]
+    python tools/check_notebooks.py [nbs/07_losses.ipynb ...]
 
 Each complaint is one line naming the notebook and the cell. Nothing in the tree is changed.
 """

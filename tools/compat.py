@@ -352,7 +352,7 @@ def checkpoint_fine_tune():
 @row('Callbacks', 'two DistillCallbacks are refused')
 def two_copies():
     from ekd_nb.callbacks import DistillCallback
-    from ekd_nb.data import EKDError
+    from ekd_nb.core import EKDError
     from ekd_nb.teachers import TeacherEnsemble
     for late in (False, True):
         cb = DistillCallback(TeacherEnsemble(teachers()))

@@ -19,9 +19,8 @@ sys.path.insert(0, str(ROOT/'tools'))
 from compat import SMALL, dls, learner
 from ekd_nb import checkpoint as checkpoint_module, teachers as teachers_module
 from ekd_nb.callbacks import Checkpoint
-from ekd_nb.data import EKDError
-from ekd_nb.records import provenance
-from ekd_nb.teachers import seal, write_json
+from ekd_nb.core import EKDError, seal, write_json
+from ekd_nb.study.records import provenance
 
 EPOCHS = 4
 
@@ -125,7 +124,7 @@ def kinds(tmp):
     from ekd_nb import arrays
     from ekd_nb.memo import TeacherMemo, load_memo, save_memo
     from ekd_nb.models import get_model
-    from ekd_nb.records import read_record
+    from ekd_nb.study.records import read_record
     from ekd_nb.teachers import TeacherEnsemble, load_teacher, save_teacher
     torch.manual_seed(0)
     def state(m): return repr([(k, v.numpy().tobytes()) for k, v in m.state_dict().items()])

@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from ekd_nb.evaluate import MeanEnsemble, latencies
 from ekd_nb.models import get_model
-from ekd_nb.protocols import METHODS, make_student, protocol
-from ekd_nb.records import provenance
-from ekd_nb.teachers import TeacherEnsemble, seal, write_json
+from ekd_nb.study.protocols import METHODS, make_student, protocol
+from ekd_nb.study.records import provenance
+from ekd_nb.core import seal, write_json
+from ekd_nb.teachers import TeacherEnsemble
 
 ROOT = Path(__file__).resolve().parents[1]
 N_OUT = {'digits': 10, 'cifar10': 10, 'cifar100': 100}

@@ -1,6 +1,6 @@
 """Runs every notebook in a copy of the project, two at a time, and compares fresh text outputs with the stored ones.
 
-    python tools/run_notebooks.py [--save] [--jobs 2] [nbs/05_losses.ipynb ...]
+    python tools/run_notebooks.py [--save] [--jobs 2] [nbs/07_losses.ipynb ...]
 
 Compared: printed text, displayed values and tables. Whole numbers must be equal, others agree within 5 % or 0.02, since
 another processor rounds differently. Not compared: durations, rates, file sizes, dates, paths, addresses, versions, digests, stderr, and

@@ -233,8 +233,8 @@ def far(a, b): return max(abs(x-y) for x, y in zip(a, b, strict=True))
 
 def record(out, folder):
     "What one and two processes did, as a sealed record; its path"
-    from ekd_nb.records import provenance
-    from ekd_nb.teachers import seal, write_json
+    from ekd_nb.study.records import provenance
+    from ekd_nb.core import seal, write_json
     c, b = out['curves'], out['batchnorm']
     Path(folder).mkdir(parents=True, exist_ok=True)
     return write_json(Path(folder)/'gloo-2.json', seal(dict(

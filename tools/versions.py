@@ -36,8 +36,8 @@ def main(args=None):
     p.add_argument('--out', type=Path, default=ROOT/'results'/'versions', help='folder of records')
     a, rest = p.parse_known_args(args)
     os.environ.setdefault('OMP_NUM_THREADS', '1')
-    from ekd_nb.records import provenance
-    from ekd_nb.teachers import seal, write_json
+    from ekd_nb.study.records import provenance
+    from ekd_nb.core import seal, write_json
     where = provenance('cpu')   # before the tests: they take long, and the tree may change meanwhile
     found = tests(rest)
     short = lambda v: '.'.join(v.split('+')[0].split('.')[:2])

@@ -25,7 +25,7 @@ def wrong(group, call, says):
 
 def message(f):
     "What the call says; `None` when it is accepted, the error itself when it is not ours"
-    from ekd_nb.data import EKDError
+    from ekd_nb.core import EKDError
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         try: f()
@@ -124,7 +124,7 @@ wrong(W, "accuracy changed in the manifest", 'changed by hand')(lambda: ekd(teac
 
 @wrong(W, "a pickle in place of weights, manifest forged to match", 'is not a safetensors file')
 def _():
-    from ekd_nb.teachers import seal, sha256_file
+    from ekd_nb.core import seal, sha256_file
     p = saved('forged', lambda b: pickled())
     m = json.loads(p.with_suffix('.json').read_text())
     p.with_suffix('.json').write_text(json.dumps(seal(dict(m, sha256=sha256_file(p)))))
@@ -132,7 +132,7 @@ def _():
 
 @wrong(W, "weights of a resnet8 as those of a wrn_16_1", 'are not those of a wrn_16_1')
 def _():
-    from ekd_nb.teachers import seal
+    from ekd_nb.core import seal
     p = saved('wrongarch')
     p.with_suffix('.json').write_text(json.dumps(seal(dict(json.loads(p.with_suffix('.json').read_text()), arch='wrn_16_1'))))
     ekd(teachers=[p])
@@ -310,8 +310,8 @@ def command(*args):
     "What `ekd_reproduce` says; its exit status has to be 2, and there may be no traceback"
     import io
     from contextlib import redirect_stderr, redirect_stdout
-    from ekd_nb.data import EKDError
-    from ekd_nb.reproduce import main
+    from ekd_nb.core import EKDError
+    from ekd_nb.study.reproduce import main
     with redirect_stderr(err := io.StringIO()), redirect_stdout(io.StringIO()): status = main([*args, *([] if '--out' in args else ['--out', str(tmp()/'out')])])
     assert status == 2 and 'Traceback' not in err.getvalue(), (status, err.getvalue())
     raise EKDError(err.getvalue().strip())
