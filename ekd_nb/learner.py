@@ -23,7 +23,7 @@ from fastai.data.core import DataLoaders
 from fastai.data.transforms import get_c
 
 from .core import EKDError
-from .callbacks import BranchAccuracy, BranchLogits, DeadBranch, DistillCallback, LossPart, LossParts, StopOnNonFinite, check_memo
+from .callbacks import (AnnealHints, BranchAccuracy, BranchLogits, DeadBranch, DistillCallback, HintWeight, LossPart, LossParts, StopOnNonFinite, check_memo)
 from .distributed import RankSync
 from .losses import EKDLoss, assignment
 from .student import BranchedStudent, StudentOutput, branched_student, build
@@ -90,10 +90,16 @@ def _with(cbs, *ours):
 
 # %% ../nbs/12_learner.ipynb #dbc48205
 class Projection(nn.Module):
-    "Pool to grid×grid cells, then a 1×1 convolution to the teachers' channels (FitNets, Romero et al. 2015, the regressor)"
-    def __init__(self, ni, nf, grid=1):
+    "Pool to grid×grid cells, then a 1×1 convolution to the teachers' channels (FitNets, Romero et al. 2015, the regressor), or two"
+    def __init__(self,
+        ni:int, # channels of a branch's features
+        nf:int, # channels of all teachers together
+        grid:int=1, # cells a side
+        hidden:int=0, # channels between two convolutions; 0 for a single one
+    ):
         super().__init__()
-        self.conv,self.grid = nn.Conv2d(ni, nf, 1),grid
+        one = nn.Conv2d(ni, nf, 1) if not hidden else nn.Sequential(nn.Conv2d(ni, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, nf, 1))
+        self.conv,self.grid = one,grid
     def forward(self, f): return self.conv(F.adaptive_avg_pool2d(f, self.grid))
 
 # %% ../nbs/12_learner.ipynb #3a569c26
@@ -162,7 +168,8 @@ def _add_projections(student, loss_func, out, grid, dls, x):
         widths = [b(h)[1].shape[1] for b in student.branches]
     student.train(mode)
     if make: student.projections = make(widths, out.features, dls); return
-    student.projections = nn.ModuleList([Projection(w, sum(f.shape[1] for f in out.features), grid) for w in widths])
+    hidden = 2 if getattr(loss_func, 'projection', 'linear')=='mlp' else 0   # times the branch's own channels
+    student.projections = nn.ModuleList([Projection(w, sum(f.shape[1] for f in out.features), grid, hidden*w) for w in widths])
 
 # %% ../nbs/12_learner.ipynb #fea0b088
 def student_groups(model): return getattr(model, 'module', model).groups()
@@ -210,6 +217,8 @@ def ekd_learner(
         assignment(student.n_branches, len(teachers), getattr(loss_func, 'assign', None))   # can it be?
         extra.append(DistillCallback(teachers, memo))
         if hints: _add_projections(student, loss_func, out, teachers.grid, dls, x)
+    fades = hints and getattr(loss_func, 'hint_schedule', None) is not None
+    if fades: extra.append(AnnealHints())
     _rehearse(student, loss_func, x, y, out, dls)
-    columns = [LossPart(p) for p in getattr(loss_func, 'part_names', [])] + [BranchAccuracy(i) for i in range(student.n_branches)]*(student.n_branches>1)
+    columns = [LossPart(p) for p in getattr(loss_func, 'part_names', [])] + [HintWeight(loss_func)]*fades + [BranchAccuracy(i) for i in range(student.n_branches)]*(student.n_branches>1)
     return Learner(dls, student, loss_func=loss_func, metrics=listify(metrics)+columns, cbs=_with(cbs, *extra), splitter=splitter, **kwargs)
