@@ -4,11 +4,11 @@
     python tools/gpu.py --tiny --out /tmp/weights
 
 The teachers see all training images but the 5,000 that every run holds out. All images lie on the GPU as bytes; crop
-and flip are done there. Forward and backward run in bfloat16, with `--graph` as one CUDA graph. Each teacher has its share
-of the time until `--deadline`. Its speed is measured, then the number of epochs is fixed, so that the learning rate always
-comes down to zero. A teacher that is in the folder already is not trained again: a second call goes on where the first
-stopped. Without git, `EKD_COMMIT` names the commit. `--tiny` goes the same way with digits, tiny networks and one epoch.
-The CUDA graph could not be tried where this was written: it is off by default.
+and flip are done there. Forward and backward run in bfloat16, with `--graph` as one CUDA graph. Each teacher has its
+share of the time until `--deadline`. Its speed is measured, then the number of epochs is fixed, so that the learning
+rate always comes down to zero. A teacher that is in the folder already is not trained again: a second call goes on where
+the first stopped. Without git, `EKD_COMMIT` names the commit. `--tiny` goes the same way with digits, tiny networks and
+one epoch. The CUDA graph could not be tried where this was written: it is off by default.
 """
 import time
 START = time.perf_counter()
@@ -20,11 +20,12 @@ import torch, torch.nn.functional as F
 from fastcore.script import call_parse
 
 from ekd_nb.arrays import load_images, split_valid
+from ekd_nb.core import seal, write_json
 from ekd_nb.data import crop_flip
 from ekd_nb.evaluate import accuracy
 from ekd_nb.models import get_model
-from ekd_nb.records import provenance
-from ekd_nb.teachers import load_teacher, read_manifest, save_teacher, seal, write_json
+from ekd_nb.study.records import provenance
+from ekd_nb.teachers import load_teacher, read_manifest, save_teacher
 
 ARCHS = 'wrn_16_4,resnet14x4,densenet_40_36'
 TINY_ARCHS = 'wrn_10_1,resnet8-w4,densenet_10_4'
@@ -198,7 +199,8 @@ def train_teacher(arch, data, images, path, budget, o):
     epochs, planned = fit(step, f'{data.name} {arch}', budget - (elapsed()-began), o)
     model.half().float().eval()
     how = dict(bs=o.bs, lr=o.lr, wd=WD, momentum=MOMENTUM, smooth=o.smooth, schedule='one_cycle',
-               planned_epochs=planned, precision='bfloat16' if device.type == 'cuda' else 'float32', cuda_graph=step.graph is not None)
+               planned_epochs=planned, cuda_graph=step.graph is not None,
+               precision='bfloat16' if device.type == 'cuda' else 'float32')
     save_teacher(model, path, accuracy=held_out_accuracy(model, images)[0], fingerprint=data.fingerprint, arch=arch,
                  half=True, epochs=epochs, n_train=len(images.y), n_valid=len(images.held_y), wall_s=elapsed()-began,
                  seed=o.seed, teacher_data='full', **how, **where)
