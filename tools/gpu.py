@@ -6,9 +6,9 @@
 The teachers see all training images but the 5,000 that every run holds out. All images lie on the GPU as bytes; crop
 and flip are done there. Forward and backward run in bfloat16, with `--graph` as one CUDA graph. Each teacher has its
 share of the time until `--deadline`. Its speed is measured, then the number of epochs is fixed, so that the learning
-rate always comes down to zero. A teacher that is in the folder already is not trained again: a second call goes on where
-the first stopped. Without git, `EKD_COMMIT` names the commit. `--tiny` goes the same way with digits, tiny networks and
-one epoch. The CUDA graph could not be tried where this was written: it is off by default.
+rate always comes down to zero. A teacher that is in the folder already is not trained again: a second call goes on
+where the first stopped. Without git, `EKD_COMMIT` names the commit. `--tiny` goes the same way with digits, tiny
+networks and one epoch. The CUDA graph could not be tried where this was written: it is off by default.
 """
 import time
 START = time.perf_counter()
@@ -33,6 +33,7 @@ N_VALID = 5000              # held-out images, as in the protocols
 MOMENTUM, WD = .9, 5e-4
 
 
+def share(arch): return 1.6 if arch.startswith('densenet') else 1.   # of the time: a DenseNet moves more memory
 def elapsed(): return time.perf_counter() - START
 def log(text): print(f'[{elapsed():6.1f} s] {text}', flush=True)
 
@@ -206,12 +207,12 @@ def train_teacher(arch, data, images, path, budget, o):
                  seed=o.seed, teacher_data='full', **how, **where)
 
 
-def train_all(data, device, archs, out, o, later):
+def train_all(data, device, archs, out, o, later): # `later`: shares of the data sets that follow
     "Train the teachers of one data set, read them back, and measure them alone and together"
     images, logits, rows = DeviceImages(data, device, o.seed), [], []
     for i, arch in enumerate(archs):
         path, what = out/f'{data.name}-{arch}.safetensors', f'{data.name} {arch}'
-        budget = min(o.seconds, (o.deadline - 12 - elapsed())/(len(archs) - i + later))
+        budget = min(o.seconds, (o.deadline - 12 - elapsed())*share(arch)/(sum(map(share, archs[i:])) + later))
         try:
             if not path.with_suffix('.json').is_file():
                 if budget < o.shortest: log(f'{what}: left out, {budget:.0f} s are too few'); continue
@@ -257,11 +258,12 @@ def main(
     if o.graph and device.type != 'cuda':
         log('no CUDA graph: there is no GPU')
         o.graph = False
+    torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = False # training is in bfloat16, the held-out images are measured in float32
     Path(out).mkdir(parents=True, exist_ok=True)
     names, archs = data.split(','), archs.split(',')
     for i, name in enumerate(names):
-        train_all(load_images(name), device, archs, Path(out), o, len(archs)*(len(names)-1-i))
+        train_all(load_images(name), device, archs, Path(out), o, (len(names)-1-i)*sum(map(share, archs)))
     missing = [f'{n}-{a}' for n in names for a in archs if not (Path(out)/f'{n}-{a}.json').is_file()]
     log(f'missing: {", ".join(missing)}' if missing else 'done')
     raise SystemExit(int(bool(missing)))
