@@ -6,7 +6,7 @@ Docs: https://ekd-nb.github.io/ekd_nb/core.html.md"""
 
 # %% auto #0
 __all__ = ['EKDError', 'expect', 'eval_mode', 'output_distance', 'same_answers', 'write_atomic', 'write_json', 'sha256_file',
-           'short_digest', 'tensor_digest', 'tensor_bytes', 'seal', 'is_sealed', 'versions']
+           'short_digest', 'tensor_digest', 'tensor_bytes', 'add_digest', 'digest_matches', 'library_versions']
 
 # %% ../nbs/00_core.ipynb #fceb9571
 import hashlib, json, os, platform
@@ -143,7 +143,7 @@ def tensor_bytes(
     return t.contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 # %% ../nbs/00_core.ipynb #7e7a564a
-def seal(
+def add_digest(
     record:dict, # of JSON values
 )->dict: # the same with a `digest`
     "Add the SHA-256 of a record's content, so that a changed digit is noticed"
@@ -151,14 +151,14 @@ def seal(
     text = json.dumps(bare, sort_keys=True, separators=(',', ':'))
     return dict(bare, digest=hashlib.sha256(text.encode()).hexdigest())
 
-def is_sealed(
+def digest_matches(
     record:dict, # as read from a file
 )->bool:
     "Does the record's digest match its content?"
-    return isinstance(record, dict) and 'digest' in record and seal(record)==record
+    return isinstance(record, dict) and 'digest' in record and add_digest(record)==record
 
 # %% ../nbs/00_core.ipynb #af41b1a9
-def versions()->dict: # name -> version
+def library_versions()->dict: # name -> version
     "Versions of what results depend on"
     names = ('ekd_nb', 'torch', 'torchvision', 'fastai')
     return {k: torch.__version__ if k=='torch' else version(k) for k in names} | dict(python=platform.python_version())

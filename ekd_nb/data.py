@@ -6,7 +6,8 @@ Docs: https://ekd-nb.github.io/ekd_nb/data.html.md"""
 
 # %% auto #0
 __all__ = ['crop_flip', 'view_order', 'PixelNormalize', 'ViewKey', 'ImageTensors', 'ViewDataset', 'ViewLoader', 'image_dls',
-           'EKDError', 'DataNotFound', 'ViewSet', 'ImageArrays', 'FINGERPRINTS', 'load_images', 'subset', 'split_valid']
+           'EKDError', 'DataNotFound', 'ViewSet', 'ImageArrays', 'FINGERPRINTS', 'load_images', 'stratified_subset',
+           'stratified_split']
 
 # %% ../nbs/02_data.ipynb #dcbfac9f
 from importlib import import_module
@@ -24,11 +25,11 @@ from fastai.data.transforms import Category, CategoryMap, Normalize
 from fastai.losses import CrossEntropyLossFlat
 from .core import EKDError
 from .arrays import DataNotFound, ViewSet, ImageArrays
-from .arrays import FINGERPRINTS, load_images, subset, split_valid
+from .arrays import FINGERPRINTS, load_images, stratified_subset, stratified_split
 
 # %% ../nbs/02_data.ipynb #1a9caf79
 _all_ = ['EKDError', 'DataNotFound', 'ViewSet', 'ImageArrays',
-         'FINGERPRINTS', 'load_images', 'subset', 'split_valid']
+         'FINGERPRINTS', 'load_images', 'stratified_subset', 'stratified_split']
 
 # %% ../nbs/02_data.ipynb #26da8687
 def crop_flip(
@@ -236,12 +237,12 @@ def _split(data, idx, valid):
     if isinstance(valid, str):
         if valid=='test': return rows,None
         raise EKDError(f"valid={valid!r}, expected 'test', a number of images, or row numbers")
-    if np.ndim(valid)==0: return tuple(rows[o] for o in split_valid(data.y_train[rows], valid))
-    held = _check_rows('valid', valid, n)
-    if idx is None: rows = np.setdiff1d(rows, held)
-    elif both := len(np.intersect1d(rows,held)):
+    if np.ndim(valid)==0: return tuple(rows[o] for o in stratified_split(data.y_train[rows], valid))
+    valid_idxs = _check_rows('valid', valid, n)
+    if idx is None: rows = np.setdiff1d(rows, valid_idxs)
+    elif both := len(np.intersect1d(rows,valid_idxs)):
         raise EKDError(f'valid shares {both} images with idx, expected none')
-    return _check_rows('idx', rows, n),held
+    return _check_rows('idx', rows, n),valid_idxs
 
 # %% ../nbs/02_data.ipynb #1570252b
 def image_dls(
@@ -257,7 +258,7 @@ def image_dls(
     val_bs:int=None           # images in a batch of validation; None: `bs`
 )->DataLoaders: # training; validation, if some images are held out; test, always last
     "fastai `DataLoaders` of a data set in memory"
-    idx,held = _split(data, idx, valid)
+    idx,valid_idxs = _split(data, idx, valid)
     if n_views is not None and not 1<=n_views<=data.views.n:
         raise EKDError(f'n_views={n_views}, expected 1 to {data.views.n}')
     device = torch.device(default_device() if device is None else device)
@@ -267,5 +268,5 @@ def image_dls(
         ds = ViewDataset(store, rows, data.classes, data.views, data.fingerprint, train=store is train)
         return ViewLoader(ds, bs, seed=seed, n_views=n_views, device=device, after_batch=[norm], **kw)
     loaders = [dl(train, idx, bs, shuffle=True, augment=augment)]
-    if held is not None: loaders.append(dl(train, held, val_bs or bs))
+    if valid_idxs is not None: loaders.append(dl(train, valid_idxs, val_bs or bs))
     return DataLoaders(*loaders, dl(test, np.arange(len(data.x_test)), val_bs or bs), device=device)

@@ -17,7 +17,7 @@ from torch.fx import GraphModule, Tracer
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .core import EKDError
-from .student import BranchedStudent, Fusion, Together
+from .student import BranchedStudent, Fusion, GroupedLayer
 
 # %% ../nbs/15_fold.ipynb #ea4675c6
 class _Tracer(Tracer):
@@ -29,10 +29,10 @@ def fold_batchnorm(
     "Put every BatchNorm that follows a convolution into the convolution"
     model = copy.deepcopy(model).eval()
     if isinstance(model, BranchedStudent):
-        stacked,model.stacked,model.projections = model.stacked,False,None
+        grouped,model.grouped,model.projections = model.grouped,False,None
         model.trunk = fold_batchnorm(model.trunk)
         for b in model.branches: b.body = fold_batchnorm(b.body)
-        model.stacked = stacked
+        model.grouped = grouped
         return model
     try: graph = _Tracer().trace(model)
     except Exception as e: raise EKDError(f'model: torch.fx cannot trace {type(model).__name__} ({str(e).splitlines()[0]})') from None
@@ -70,14 +70,14 @@ def _load(new, **tensors):
 class FusedStudent(nn.Module):
     "A student whose branches are one network: images [B,channels,H,W] -> ensemble logits [B,C]"
     def __init__(self, 
-        student:BranchedStudent, # of branches that can be `stacked`
+        student:BranchedStudent, # of branches that can be `grouped`
     ):
         super().__init__()
         student = copy.deepcopy(student).eval()
-        student.stacked,student.projections = True,None
-        stack = student.__dict__['_stack']
+        student.grouped,student.projections = True,None
+        stack = student.__dict__['_grouped_branches']
         for name,m in list(stack.body.named_modules()):
-            if isinstance(m, Together): _set(stack.body, name, _grouped(m))
+            if isinstance(m, GroupedLayer): _set(stack.body, name, _grouped(m))
         self.trunk,self.body,self.fusion,self.n = student.trunk,stack.body,student.fusion,student.n_branches
         heads = [b.head for b in student.branches]
         for k in ('weight', 'bias'): self.register_buffer(f'head_{k}', torch.stack([getattr(h, k).detach() for h in heads]))

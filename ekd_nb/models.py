@@ -8,7 +8,8 @@ Docs: https://ekd-nb.github.io/ekd_nb/models.html.md"""
 __all__ = ['resnet8', 'resnet14', 'resnet20', 'resnet32', 'resnet44', 'resnet56', 'resnet110', 'resnet8x4', 'resnet32x4',
            'wrn_16_1', 'wrn_16_2', 'wrn_40_1', 'wrn_40_2', 'wrn_28_10', 'densenet_40_12', 'densenet_100_12', 'MODELS',
            'he_init', 'StagedNet', 'ZeroPadShortcut', 'BasicBlock', 'CifarResNet', 'PreActBlock', 'WideResNet',
-           'DenseLayer', 'DenseNetBC', 'get_model', 'count_params', 'count_flops', 'width_for', 'width_for_flops']
+           'DenseLayer', 'DenseNetBC', 'get_model', 'count_params', 'count_flops', 'width_for_params',
+           'width_for_flops']
 
 # %% ../nbs/03_models.ipynb #a4480e87
 import re
@@ -261,7 +262,7 @@ def _nearest_width(f, target):
     return min((lo,hi), key=lambda w: abs(f(w)-target))
 
 # %% ../nbs/03_models.ipynb #ff7bbef1
-def width_for(
+def width_for_params(
     n_params:int,      # parameters wanted
     depth:int=8,       # 6n+2 layers
     n_out:int=10,      # classes

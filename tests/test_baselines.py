@@ -9,7 +9,7 @@ from fastai.callback.mixup import MixUp
 from ekd_nb.baselines.registry import BASELINES, make_baseline
 from ekd_nb.callbacks import Checkpoint
 from ekd_nb.core import EKDError
-from ekd_nb.data import image_dls, subset
+from ekd_nb.data import image_dls, stratified_subset
 from ekd_nb.deploy import load_student, save_student
 from ekd_nb.baselines.feature_based import CRDLoss, SPLoss
 from ekd_nb.learner import ekd_learner
@@ -27,18 +27,18 @@ NAMES = [n for n in BASELINES if n not in missing]
 needs_torchdistill = pytest.mark.skipif(bool(missing), reason='torchdistill is not installed')
 
 
-def teachers(grid=2):
+def teachers(feature_grid=2):
     torch.manual_seed(5)
-    return TeacherEnsemble([get_model('resnet8-w6', 10, 1), get_model('wrn_10_1', 10, 1)], grid=grid)
+    return TeacherEnsemble([get_model('resnet8-w6', 10, 1), get_model('wrn_10_1', 10, 1)], feature_grid=feature_grid)
 
-def loaders(n=6, bs=20, **kw): return image_dls(data(), subset(data().y_train, n_per_class=n), bs=bs, device='cpu', **kw)
+def loaders(n=6, bs=20, **kw): return image_dls(data(), stratified_subset(data().y_train, n_per_class=n), bs=bs, device='cpu', **kw)
 
 def learner(name, d=None, ts=None, cbs=None, memo=False, teacher=None, **own):
     b = BASELINES[name]
     torch.manual_seed(0)
     n = 1 if b.student == 'single' else 2
     student = branched_student(SMALL, n, 10, 0 if b.student == 'separate' else None, b.fusion or 'mean', in_channels=1, size=16)
-    return ekd_learner(d or loaders(), student, (ts or teachers()) if b.takes else None, memo=memo, loss_func=make_baseline(name, .1 if b.takes else 1., .9, None, teacher, **own), cbs=cbs)
+    return ekd_learner(d or loaders(), student, (ts or teachers()) if b.uses else None, memo=memo, loss_func=make_baseline(name, .1 if b.uses else 1., .9, None, teacher, **own), cbs=cbs)
 
 def fit(l, n=2, lr=1e-3):
     with l.no_bar(), l.no_logging(): l.fit(n, lr)
@@ -57,13 +57,13 @@ def weights(m): return torch.cat([v.flatten().double() for v in m.state_dict().v
 @pytest.mark.parametrize('name', NAMES)
 def test_trains_and_leaves_nothing_behind(name, tmp_path):
     l = learner(name, loaders(15, 10))
-    ts = l.distill.teachers if BASELINES[name].takes else None
+    ts = l.distill.teachers if BASELINES[name].uses else None
     before = ts and weights(ts)
     fit(l, 6 if name == 'crd' else 2, 3e-3)   # CRD's memory is noise for an epoch, and becomes harder when it is not
     first, *_, last = losses(l)
     assert torch.isfinite(torch.tensor([first, last])).all() and last < first
     row = dict(zip(l.recorder.metric_names[1:], l.recorder.values[-1]))
-    assert isinstance(l.loss_func, DistillLoss) and all(row[p] is not None for p in l.loss_func.part_names)
+    assert isinstance(l.loss_func, DistillLoss) and all(row[p] is not None for p in l.loss_func.term_names)
     if ts: assert torch.equal(weights(ts), before) and all(p.grad is None and not p.requires_grad for p in ts.parameters())
     kept, saved = l.model.keep(l.model.n_branches), load_student(save_student(l, tmp_path, arch=SMALL, split=0 if BASELINES[name].student == 'separate' else None))
     for m in (kept, saved):
@@ -88,10 +88,10 @@ def test_parts_sum_to_the_loss_for_each_image(name):
     loss = l.loss_func
     with torch.no_grad():   # nothing is remembered: CRD answers the same twice
         pred = l.model.train()(x)
-        if BASELINES[name].takes: pred = pred._replace(teacher=l.distill.teachers(x)._replace(idx=idx))
+        if BASELINES[name].uses: pred = pred._replace(teacher=l.distill.teachers(x)._replace(idx=idx))
         torch.manual_seed(0)
         total = loss(pred, y)
-        assert torch.allclose(sum(loss.parts.values()), total, rtol=1e-4) and list(loss.parts) == loss.part_names
+        assert torch.allclose(sum(loss.last_terms.values()), total, rtol=1e-4) and list(loss.last_terms) == loss.term_names
         loss.reduction = 'none'
         torch.manual_seed(0)
         each = loss(pred, y)
@@ -101,7 +101,7 @@ def test_parts_sum_to_the_loss_for_each_image(name):
 @pytest.mark.parametrize('name', NAMES)
 def test_no_gradient_reaches_a_teacher(name):
     l = learner(name)
-    if not BASELINES[name].takes: return
+    if not BASELINES[name].uses: return
     x, y, idx = batch(l)
     out = l.distill.teachers(x)._replace(idx=idx)
     out = out._replace(logits=out.logits.requires_grad_(), features=tuple(f.requires_grad_() for f in out.features))
@@ -111,9 +111,9 @@ def test_no_gradient_reaches_a_teacher(name):
 
 
 def test_without_weight_for_the_teachers_it_is_training_on_labels():
-    for name in [n for n in NAMES if BASELINES[n].takes]:
+    for name in [n for n in NAMES if BASELINES[n].uses]:
         loss = make_baseline(name, 1., 0.)
-        assert not loss.needs_teacher and not loss.gamma and loss.part_names == (['ce'] if BASELINES[name].student == 'single' else ['ce_ens', 'ce_branch'])
+        assert not loss.needs_teacher and not loss.gamma and loss.term_names == (['ce'] if BASELINES[name].student == 'single' else ['ce_ens', 'ce_branch'])
 
 
 # ---- modules that are trained beside the student
@@ -187,14 +187,14 @@ def test_bfloat16(name):
     x, y, idx = batch(l)
     with torch.autocast('cpu', dtype=torch.bfloat16):
         pred = l.model.train()(x)
-        if BASELINES[name].takes: pred = pred._replace(teacher=l.distill.teachers(x)._replace(idx=idx))
+        if BASELINES[name].uses: pred = pred._replace(teacher=l.distill.teachers(x)._replace(idx=idx))
         loss = l.loss_func(pred, y)
     loss.backward()
     assert loss.dtype == torch.float32 and loss.isfinite()
     assert all(p.grad is None or p.grad.isfinite().all() for p in l.model.parameters())
 
 
-@pytest.mark.parametrize('name', [n for n in NAMES if BASELINES[n].takes == 'features' and n != 'crd'])
+@pytest.mark.parametrize('name', [n for n in NAMES if BASELINES[n].uses == 'features' and n != 'crd'])
 def test_a_batch_of_one_image(name):
     l = learner(name)
     x, y, _ = (o[:1] for o in batch(l))
@@ -258,7 +258,7 @@ def test_crd_needs_other_classes():
 @pytest.mark.parametrize('wrong, says', [(dict(name='magic'), "got 'magic', expected one of fitnet, at"), (dict(name='sp', weight=-1), 'weight: got -1'), (dict(name='sp', wieght=1), 'wieght: SPLoss has no such setting'),
                                          (dict(name='dkd', tau=0), 'tau: got 0'), (dict(name='dkd', alpha=-1), 'alpha: got -1'), (dict(name='dkd', teacher='best'), "teacher: got 'best'"),
                                          (dict(name='dkd', teacher=True), 'teacher: got True'), (dict(name='one', teacher=0), 'ONELoss has no teacher'), (dict(name='separate', teacher=0), 'a teacher of its own'),
-                                         (dict(name='sp', reduction='batch'), "reduction: got 'batch'"), (dict(name='sp', kd=-1), 'kd: got -1')])
+                                         (dict(name='sp', reduction='batch'), "reduction: got 'batch'"), (dict(name='sp', kd=-1), 'kd_weight: got -1')])
 def test_wrong_calls(wrong, says):
     with pytest.raises(EKDError, match=says): make_baseline(**wrong)
 
@@ -266,9 +266,9 @@ def test_wrong_calls(wrong, says):
 def test_wrong_students_and_teachers():
     ask = lambda loss, ts=None, n=1: ekd_learner(loaders(), SMALL, ts or teachers(), n_branches=n, loss_func=loss)
     with pytest.raises(EKDError, match='expected 1: SPLoss teaches one plain network'): ask(SPLoss(), n=2)
-    with pytest.raises(EKDError, match='grid=0'): ask(SPLoss(), teachers(0))
+    with pytest.raises(EKDError, match='feature_grid=0'): ask(SPLoss(), teachers(0))
     if 'at' in NAMES:
-        with pytest.raises(EKDError, match='got grid=1'): ask(make_baseline('at'), teachers(1))
+        with pytest.raises(EKDError, match='got feature_grid=1'): ask(make_baseline('at'), teachers(1))
     with pytest.raises(EKDError, match='teachers: got none'): ekd_learner(loaders(), SMALL, n_branches=1, loss_func=SPLoss())
     with pytest.raises(EKDError, match='at least 2 for CLILRLoss'): ekd_learner(loaders(), SMALL, n_branches=1, loss_func=make_baseline('cl_ilr'))
 

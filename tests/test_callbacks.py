@@ -6,8 +6,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
 from compat import SMALL, Net, dls, folder_dls, learner, teachers, three, torch_loaders
 from fastai.callback.core import Callback
 from fastai.callback.training import GradientAccumulation
-from ekd_nb.callbacks import Checkpoint, DeadBranch, DistillCallback, NonFiniteLoss, StopOnNonFinite
-from ekd_nb.checkpoint import plain, rng_state, set_rng_state
+from ekd_nb.callbacks import Checkpoint, WarnDeadBranch, DistillCallback, NonFiniteLoss, StopOnNonFinite
+from ekd_nb.checkpoint import to_plain_types, rng_state, set_rng_state
 from ekd_nb.core import EKDError
 from ekd_nb.losses import EKDLoss
 from ekd_nb.teachers import TeacherEnsemble
@@ -208,7 +208,7 @@ def test_all_damaged_starts_anew(tmp_path):
 
 
 def test_plain_keeps_values():
-    got = plain(dict(a=np.float32(1), b=(1, None, 'x'), c=torch.nn.Parameter(torch.ones(1))))
+    got = to_plain_types(dict(a=np.float32(1), b=(1, None, 'x'), c=torch.nn.Parameter(torch.ones(1))))
     assert got['a'] == 1. and got['b'] == [1, None, 'x'] and type(got['c']) is torch.Tensor
     buf = io.BytesIO(); torch.save(got, buf); buf.seek(0)
     torch.load(buf, weights_only=True)

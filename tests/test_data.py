@@ -105,7 +105,7 @@ def test_truncated_npz(tiny_cifar, tmp_path):
 def test_real_cifar(name, n):
     data = load_images(name)
     assert data.x_train.shape==(50000,32,32,3) and (np.bincount(data.y_train)==50000//n).all() and data.views.n==162
-    assert (np.bincount(data.y_train[subset(data.y_train, fraction=.02, seed=1)])==1000//n).all()
+    assert (np.bincount(data.y_train[stratified_subset(data.y_train, fraction=.02, seed=1)])==1000//n).all()
 
 
 # subsets and splits
@@ -114,7 +114,7 @@ def test_real_cifar(name, n):
 @given(st.lists(st.integers(0,4), min_size=10, max_size=80), st.integers(1,60), st.integers(0,3))
 def test_split_is_stratified_and_disjoint(y, n_valid, seed):
     y = np.array(y)
-    try: train,valid = split_valid(y, n_valid, seed)
+    try: train,valid = stratified_split(y, n_valid, seed)
     except EKDError: return
     assert len(valid)==n_valid and sorted([*train,*valid])==list(range(len(y)))
     for c in np.unique(y): assert abs((y[valid]==c).sum() - n_valid*(y==c).mean()) < 1 and (y[train]==c).any()
@@ -124,12 +124,12 @@ def test_split_is_stratified_and_disjoint(y, n_valid, seed):
 def test_subsets_are_nested(seed, a, b):
     y = np.repeat(np.arange(3),10)
     a,b = sorted((a,b))
-    small,large = subset(y, n_per_class=a, seed=seed),subset(y, fraction=b/10, seed=seed)
+    small,large = stratified_subset(y, n_per_class=a, seed=seed),stratified_subset(y, fraction=b/10, seed=seed)
     assert set(small)<=set(large) and (np.bincount(y[small])==a).all() and (np.bincount(y[large])==b).all()
 
 def test_empty_class_is_named():
     with pytest.raises(EKDError, match="leaves no image of class 'cat', which has 2 images"):
-        subset(np.array([0]*100+[1]*2), fraction=.1, classes=['dog','cat'])
+        stratified_subset(np.array([0]*100+[1]*2), fraction=.1, classes=['dog','cat'])
 
 
 # loaders

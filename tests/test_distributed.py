@@ -3,7 +3,7 @@ import json, os, subprocess, sys
 from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
-from ekd_nb.distributed import rank_part
+from ekd_nb.distributed import rank_indices
 
 pytest.importorskip('accelerate')
 if not hasattr(os, 'fork'): pytest.skip('needs fork', allow_module_level=True)
@@ -74,7 +74,7 @@ def test_our_loader_in_fastais(seen):
 @given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 5), st.booleans())
 def test_parts_are_the_steps_of_one_process(n, bs, world, drop_last):
     order = list(range(100, 100+n))
-    parts = [rank_part(order, bs, r, world, drop_last) for r in range(world)]
+    parts = [rank_indices(order, bs, r, world, drop_last) for r in range(world)]
     assert len({len(p) for p in parts}) == 1
     steps = [[i for p in parts for i in p[s:s+bs]] for s in range(0, len(parts[0]), bs)]
     want = [order[s:s+bs*world] for s in range(0, n, bs*world)]

@@ -3,7 +3,8 @@ import json, math, numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from sklearn.calibration import calibration_curve
 from torch import nn
-from ekd_nb import corruptions as C, evaluate as E
+from ekd_nb import evaluate as E
+from ekd_nb.study import corruptions as C
 from ekd_nb.core import EKDError
 from ekd_nb.data import ImageArrays
 from ekd_nb.student import branched_student
@@ -47,7 +48,7 @@ def test_identities(seed, n):
 def test_large_logits_and_half_precision():
     z, y = made_up(0); z = z[0]
     assert math.isfinite(E.nll(z*1e4, y)) and 0 <= E.ece(z*1e4, y) <= 1
-    assert E.accuracy(z.bfloat16(), y) == pytest.approx((z.bfloat16().argmax(1)==y).float().mean().item())
+    assert E.accuracy_score(z.bfloat16(), y) == pytest.approx((z.bfloat16().argmax(1)==y).float().mean().item())
     assert E.nll(z.half(), y) == pytest.approx(E.nll(z, y), abs=5e-3)
 
 def test_error_correlation_of_a_branch_that_is_never_wrong():
@@ -71,9 +72,9 @@ def test_cka_against_centred_gram_matrices(seed, n, p, q):
 def test_curve_of_branches(seed, n):
     z, y = made_up(seed, branches=n)
     c = E.branch_curve(z, y)
-    assert c['first'] == [E.accuracy(z[:k].mean(0), y) for k in range(1, n+1)]
+    assert c['first'] == [E.accuracy_score(z[:k].mean(0), y) for k in range(1, n+1)]
     assert all(lo <= m+1e-12 and m <= hi+1e-12 and lo <= f <= hi for lo,m,hi,f in zip(c['min'], c['mean'], c['max'], c['first']))
-    assert len({c[k][-1] for k in c}) == 1 and c['mean'][0] == pytest.approx(sum(E.accuracy(b, y) for b in z)/n)
+    assert len({c[k][-1] for k in c}) == 1 and c['mean'][0] == pytest.approx(sum(E.accuracy_score(b, y) for b in z)/n)
     order = torch.randperm(n)
     again = E.branch_curve(z[order], y)
     assert all(again[k] == pytest.approx(c[k]) for k in ('mean','min','max'))
@@ -96,10 +97,10 @@ def test_a_real_student(fusion):
     assert all(torch.equal(v, before[k]) for k,v in m.state_dict().items())
     assert r['n_images'] == 23 and len(r['branch_accuracy']) == 3 and 0 <= r['disagreement'] <= 1
     assert json.loads(json.dumps(r)) == r
-    z, y, b = E.predict(m, dl)
+    z, y, b = E.get_logits(m, dl)
     m.eval()
     alone = [torch.cat([m.keep([i])(x) for x,_ in dl]).detach() for i in range(3)]
-    assert r['branch_accuracy'] == [E.accuracy(a, y) for a in alone]
+    assert r['branch_accuracy'] == [E.accuracy_score(a, y) for a in alone]
     torch.testing.assert_close(z, torch.cat([m(x) for x,_ in dl]).detach())
     if fusion=='mean': assert r['nll'] == pytest.approx(sum(r['branch_nll'])/3 - r['diversity'], abs=1e-5)
 
@@ -107,10 +108,10 @@ def test_one_branch_is_no_pair():
     r = E.evaluate_student(student(1), batches())
     assert r['branch_accuracy'] == [r['test_accuracy']] and r['disagreement'] is r['diversity'] is r['error_correlation'] is None
 
-@pytest.mark.parametrize('stacked', [False, True])
-def test_similarity_to_teachers(stacked):
+@pytest.mark.parametrize('grouped', [False, True])
+def test_similarity_to_teachers(grouped):
     m, dl = student(), batches(40)
-    m.stacked = stacked
+    m.grouped = grouped
     teachers = TeacherEnsemble([student(1).keep(1), nn.Sequential(nn.Flatten(), nn.Linear(64,5))])
     s = E.teacher_similarity(m.train(), teachers, dl, n_images=25)
     x = torch.cat([x for x,_ in dl])[:25]
@@ -126,7 +127,7 @@ def test_a_dead_branch_resembles_no_teacher():
         for p in m.branches[1].body.parameters(): p.zero_()
     s = E.teacher_similarity(m, m, batches(40))
     assert s[1].isnan().all() and s[:, 1].isnan().all() and not s[0, [0, 2]].isnan().any()
-    assert E.rows_of(s)[1] == [None]*3
+    assert E.matrix_to_json(s)[1] == [None]*3
 
 def test_networks_as_one():
     m, dl = student(), batches()
@@ -135,7 +136,7 @@ def test_networks_as_one():
     assert a['branch_curve'] == b['branch_curve'] and a['nll'] == pytest.approx(b['nll'], abs=1e-5) and a['error_correlation_matrix'] == b['error_correlation_matrix']
 
 def test_costs_of_kept_branches():
-    c = E.keep_costs(student(), (1,8,8))
+    c = E.branch_costs(student(), (1,8,8))
     assert [o['branches'] for o in c] == [1,2,3] and c[2]['flops']-c[1]['flops'] == c[1]['flops']-c[0]['flops'] > 0
 
 def test_batch_size_does_not_matter():
@@ -151,8 +152,8 @@ def test_latencies_leave_the_mode_and_come_in_order():
 
 @pytest.mark.parametrize('bad, says', [
     (lambda: E.nll(torch.full((3,2), float('nan')), torch.zeros(3).long()), 'logits holds 6 NaN'),
-    (lambda: E.accuracy(torch.zeros(3), torch.zeros(3)), r'logits has shape \[3\]'),
-    (lambda: E.accuracy(torch.zeros(3,2), torch.zeros(4)), r'y has shape \[4\]'),
+    (lambda: E.accuracy_score(torch.zeros(3), torch.zeros(3)), r'logits has shape \[3\]'),
+    (lambda: E.accuracy_score(torch.zeros(3,2), torch.zeros(4)), r'y has shape \[4\]'),
     (lambda: E.nll(torch.zeros(0,2), torch.zeros(0)), 'y holds no labels'),
     (lambda: E.disagreement(torch.zeros(3,2)), r'branch_logits has shape \[3, 2\]'),
     (lambda: E.linear_cka(torch.zeros(3,2), torch.zeros(4,2)), '4 images'), (lambda: E.linear_cka(torch.zeros(3,2), torch.zeros(3,2)), 'the same for every image'),
@@ -187,7 +188,7 @@ def test_accuracy_under_corruptions():
     held = C.corruption_accuracy(Reddest(), data, [], rows=np.array([1,3,5]))
     x = torch.tensor(data.x_train[[1,3,5]]).float()/255
     norm = (x-torch.tensor(data.stats[0]))/torch.tensor(data.stats[1])
-    assert held == {'clean': [E.accuracy(Reddest()(norm.permute(0,3,1,2)), torch.tensor(data.y_train[[1,3,5]]))]}
+    assert held == {'clean': [E.accuracy_score(Reddest()(norm.permute(0,3,1,2)), torch.tensor(data.y_train[[1,3,5]]))]}
 
 @pytest.mark.parametrize('bad, says', [
     (lambda: C.corrupt(pictures()/255, 'jpeg', 1), 'x is float64'), (lambda: C.corrupt(pictures()[0], 'jpeg', 1), r'uint8 \[9, 12, 3\]'),

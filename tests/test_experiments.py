@@ -5,7 +5,7 @@ import numpy as np, pytest, torch
 import ekd_nb.study.reproduce as rep
 from ekd_nb.core import EKDError
 from ekd_nb.data import load_images
-from ekd_nb import grid
+from ekd_nb.study import grid
 from ekd_nb.study.protocols import METHODS, PROTOCOLS, protocol, training_rows
 from ekd_nb.study.records import load_records, read_record, save_record
 
@@ -79,8 +79,8 @@ def test_held_out_images_are_in_no_training_set(data):
     arrays = load_images(data)
     p = protocol(data, 'small')
     rows = [training_rows(p, arrays.y_train, s) for s in range(3)]
-    held = set(rows[0][1])
-    assert all(set(h)==held and not held&set(r) for r,h in rows)
+    valid_idxs = set(rows[0][1])
+    assert all(set(h)==valid_idxs and not valid_idxs&set(r) for r,h in rows)
     assert set(rows[0][0])!=set(rows[1][0])
     assert set(np.bincount(arrays.y_train[rows[0][0]]))=={p.per_class}
 

@@ -3,7 +3,7 @@ import signal, subprocess, sys, time
 from importlib.util import find_spec
 import pytest
 from ekd_nb.core import EKDError
-from ekd_nb.study.grid import Job, Where, run_grid, todo
+from ekd_nb.study.grid import Job, GridConfig, run_grid, pending_jobs
 from ekd_nb.study.protocols import protocol
 from ekd_nb.study.records import load_records
 
@@ -11,7 +11,7 @@ TINY = protocol('digits', per_class=3, epochs=2, teacher_epochs=1)
 JOBS = [Job(TINY, m, s) for s in (0,1) for m in ('plain','ekd')]
 
 
-def where(folder): return Where(folder/'out', folder/'work', threads=1)
+def where(folder): return GridConfig(folder/'out', folder/'work', threads=1)
 def results(folder): return {(r['method'], r['seed']): (r['test_accuracy'], r['nll']) for r in load_records(folder/'out'/'runs')}
 
 
@@ -27,7 +27,7 @@ def test_two_workers_find_what_one_does(alone, backend, tmp_path):
     made,failed = run_grid(JOBS, where(tmp_path), 2, backend)
     assert failed==[] and len(made)==4
     assert all(results(tmp_path)[k]==pytest.approx(v, rel=1e-3) for k,v in alone.items())
-    assert todo(JOBS, where(tmp_path))==[]
+    assert pending_jobs(JOBS, where(tmp_path))==[]
 
 
 def test_only_what_is_missing_is_run(tmp_path):
@@ -48,9 +48,9 @@ def test_nothing_starts_when_one_job_cannot(tmp_path):
 
 LONG = """
 from pathlib import Path
-from ekd_nb.study.grid import Job, Where, run_grid
+from ekd_nb.study.grid import Job, GridConfig, run_grid
 from ekd_nb.study.protocols import protocol
-run_grid([Job(protocol('digits', per_class=3, epochs=60, teacher_epochs=1), 'plain')], Where(Path(r'{0}')/'out', Path(r'{0}')/'work', threads=1))
+run_grid([Job(protocol('digits', per_class=3, epochs=60, teacher_epochs=1), 'plain')], GridConfig(Path(r'{0}')/'out', Path(r'{0}')/'work', threads=1))
 """
 
 def test_a_killed_run_goes_on(tmp_path):

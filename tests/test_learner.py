@@ -7,7 +7,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
 from compat import SMALL, Net, data, dls, learner, teachers, trained
 from fastai.learner import Learner, load_learner
 from ekd_nb.core import EKDError
-from ekd_nb.data import image_dls, subset
+from ekd_nb.data import image_dls, stratified_subset
 from ekd_nb.learner import ekd_learner, first_batch, teacher_learner
 from ekd_nb.losses import EKDLoss
 from ekd_nb.student import StudentOutput
@@ -52,7 +52,7 @@ def test_columns_are_the_loss():
         def after_loss(self): self.sum += float(self.learn.loss.detach())*len(self.yb[0]); self.n += len(self.yb[0])
     l = trained(m := Mean())
     row = dict(zip(l.recorder.metric_names[1:], l.recorder.values[-1]))
-    assert abs(sum(row[p] for p in l.loss_func.part_names)-m.sum/m.n) < 1e-4
+    assert abs(sum(row[p] for p in l.loss_func.term_names)-m.sum/m.n) < 1e-4
 
 
 def test_memo_false_and_true_see_the_same_teachers():
@@ -62,7 +62,7 @@ def test_memo_false_and_true_see_the_same_teachers():
 
 def test_learning_happens():
     torch.manual_seed(0)
-    l = ekd_learner(image_dls(data(), subset(data().y_train, fraction=.5), bs=32), 'resnet8', [Net()], n_branches=2, loss_func=EKDLoss(1., 0., 0.))
+    l = ekd_learner(image_dls(data(), stratified_subset(data().y_train, fraction=.5), bs=32), 'resnet8', [Net()], n_branches=2, loss_func=EKDLoss(1., 0., 0.))
     with l.no_bar(), l.no_logging(): l.fit_one_cycle(3, 1e-2)
     assert l.recorder.values[-1][2] > .8
 
@@ -81,9 +81,9 @@ def test_exported_student(tmp_path):
 
 
 def test_own_callbacks_are_not_doubled():
-    from ekd_nb.callbacks import LossParts, StopOnNonFinite
-    l = learner(cbs=[StopOnNonFinite(every=7), LossParts])
-    assert len(l._grab_cbs(StopOnNonFinite)) == len(l._grab_cbs(LossParts)) == 1 and l.stop_on_non_finite.every == 7
+    from ekd_nb.callbacks import LossTermRecorder, StopOnNonFinite
+    l = learner(cbs=[StopOnNonFinite(every=7), LossTermRecorder])
+    assert len(l._grab_cbs(StopOnNonFinite)) == len(l._grab_cbs(LossTermRecorder)) == 1 and l.stop_on_non_finite.every == 7
 
 
 def test_rehearsal_leaves_no_trace():

@@ -16,7 +16,7 @@ def net(n_in=64, n_out=10): return nn.Sequential(nn.Flatten(), nn.Linear(n_in, n
 @pytest.fixture
 def teachers():
     torch.manual_seed(0)
-    return TeacherEnsemble([net(), net()], grid=0)
+    return TeacherEnsemble([net(), net()], feature_grid=0)
 
 
 def memo_of(teachers, **kw): return TeacherMemo(teachers, torch.arange(50), VIEWS, **kw)
@@ -47,7 +47,7 @@ def test_machine_has_too_little(teachers, monkeypatch):
     monkeypatch.setattr('ekd_nb.memo.free_memory', lambda device: 1000)
     memo = memo_of(teachers)
     with pytest.warns(UserWarning, match='MiB are free; teachers run live'): ask(memo, range(3))
-    assert memo.live
+    assert memo.disabled
 
 
 def test_announced_before_taken(teachers, capsys, monkeypatch):
@@ -70,7 +70,7 @@ def test_full_disk(tmp_path, teachers):
         sys.path.insert(0, {str(__file__.rsplit('/', 1)[0])!r})
         from test_memo import *
         torch.manual_seed(0)
-        memo = memo_of(TeacherEnsemble([net(), net()], grid=0))
+        memo = memo_of(TeacherEnsemble([net(), net()], feature_grid=0))
         before = ask(memo, range(50)).logits
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
         try: save_memo(memo, {str(tmp_path/'m.safetensors')!r})
@@ -90,7 +90,7 @@ def test_full_disk_keeps_the_older_file(tmp_path, teachers, monkeypatch):
     ask(memo, range(20))
     monkeypatch.setattr('ekd_nb.memo.save_file', lambda *a, **k: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
     with pytest.raises(EKDError, match='No space left'): save_memo(memo, path)
-    assert load_memo(memo_of(teachers), path).used.sum() == 10
+    assert load_memo(memo_of(teachers), path).n_filled.sum() == 10
     assert [p.name for p in tmp_path.iterdir()] == ['m.safetensors']
 
 
@@ -110,4 +110,4 @@ def test_every_cut_is_refused(tmp_path, teachers):
         path.write_bytes(whole[:n])
         fresh = memo_of(teachers)
         with pytest.raises(EKDError): load_memo(fresh, path)
-        assert fresh.table is None and not fresh.used.any()
+        assert fresh.table is None and not fresh.n_filled.any()

@@ -4,7 +4,7 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from ekd_nb import models
 from ekd_nb.core import EKDError
-from ekd_nb.models import MODELS, CifarResNet, DenseNetBC, WideResNet, count_flops, count_params, get_model, width_for, width_for_flops
+from ekd_nb.models import MODELS, CifarResNet, DenseNetBC, WideResNet, count_flops, count_params, get_model, width_for_params, width_for_flops
 
 SMALL = ['resnet8', 'resnet8-B', 'resnet8-w5', 'resnet8x4', 'wrn_16_1', 'densenet_22_6']
 STAGES = ['stem', 'layer1', 'layer2', 'layer3']
@@ -84,12 +84,12 @@ def test_network_and_its_maker_survive_pickle():
 @given(st.integers(1,60), st.sampled_from([8,14,20]), st.integers(2,100))
 def test_width_for_is_the_inverse_of_count(w, depth, n_out):
     with torch.device('meta'): n = count_params(CifarResNet(depth, n_out, 3, w))
-    assert width_for(n, depth, n_out) == w
+    assert width_for_params(n, depth, n_out) == w
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(100, 3_000_000))
 def test_width_for_is_the_nearest(n):
-    w = width_for(n)
+    w = width_for_params(n)
     with torch.device('meta'): off = [abs(count_params(CifarResNet(8, width=v))-n) for v in (max(w-1,1), w, w+1)]
     assert off[1] == min(off)
 

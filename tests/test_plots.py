@@ -2,7 +2,7 @@
 import itertools, matplotlib
 matplotlib.use('agg')
 import matplotlib.pyplot as plt, numpy as np, pytest
-from ekd_nb import diagrams, plots as P, style
+from ekd_nb.study import diagrams, plots as P, style
 from ekd_nb.core import EKDError
 
 def record(method='ekd', seed=0, **kw):
@@ -10,7 +10,7 @@ def record(method='ekd', seed=0, **kw):
         branch_accuracy=[.8,.82,.84], curves=dict(accuracy=[.1,.5,.9], train_loss=[2.,1.,.5]), disagreement_matrix=[[0,.1,.2],[.1,0,.3],[.2,.3,0]],
         reliability=dict(n=[1,3], confidence=[.4,.9], accuracy=[.5,.8]), wall_s=3.), **kw}
 
-ALL = [P.training_curves, P.branch_bars, P.method_bars, P.disagreement_matrix, P.reliability, P.accuracy_vs_cost, P.limited_data]
+ALL = [P.training_curves, P.branch_bars, P.method_bars, P.disagreement_matrix, P.reliability_diagram, P.accuracy_vs_cost, P.limited_data]
 words = lambda ax: ' '.join(t.get_text() for t in [*ax.texts, *ax.get_xticklabels(), *ax.get_yticklabels()])
 
 @pytest.fixture(autouse=True)
@@ -82,19 +82,19 @@ def test_architecture_has_every_part(n):
     said = [t.get_text() for t in ax.texts]
     assert said.count('KL') == said.count('CE') == n+1 and said.count('hint') == n and all(f'T{i}' in said for i in range(n))
 
-@pytest.mark.parametrize('draw', [diagrams.architecture, diagrams.idea])
+@pytest.mark.parametrize('draw', [diagrams.architecture, diagrams.overview_diagram])
 def test_diagrams_refuse(draw):
     with pytest.raises(EKDError, match='n_branches=0'): draw(0)
     with pytest.raises(EKDError, match='teacher_names holds 1 names: expected 2'): draw(2, ['a'])
 
 @pytest.mark.parametrize('n', [1,3,6])
 def test_the_idea_shows_who_teaches_whom(n):
-    said = [t.get_text() for t in diagrams.idea(n).texts]
+    said = [t.get_text() for t in diagrams.overview_diagram(n).texts]
     assert all(f'teacher {i}' in said and f'branch {i}' in said for i in range(1, n+1)) and {'labels', 'mean', 'prediction', 'trunk, shared'} <= set(said)
 
 def test_relatives_share_a_colour_and_differ_in_their_mark():
-    for m,kin in style.METHOD_KIN.items():
-        assert style.method_color(m) == style.method_color(kin) and style.look(m) != style.look(kin) and style.label(m) != style.label(kin)
+    for m,kin in style.METHOD_FAMILY.items():
+        assert style.method_color(m) == style.method_color(kin) and style.plot_kwargs(m) != style.plot_kwargs(kin) and style.label(m) != style.label(kin)
 
 def test_students_without_branches_have_no_bars_of_branches():
     ax = P.branch_bars([record('plain', branch_accuracy=[.8]), record()])

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings, strategies as st
 from torch import nn
 from ekd_nb.data import ViewKey, ViewSet, crop_flip, view_order
-from ekd_nb.losses import EKDLoss, assignment, branch_targets, soft_kl
+from ekd_nb.losses import EKDLoss, resolve_assignment, branch_targets, soft_target_kl
 from ekd_nb.memo import TeacherMemo
 from ekd_nb.student import Fusion, StudentOutput, branched_student
 from ekd_nb.teachers import TeacherEnsemble, TeacherOutput
@@ -37,7 +37,7 @@ def test_loss_is_the_sum_of_its_parts_and_finite(n, t, b, c, seed, kw):
     loss = EKDLoss(**kw)
     total = loss(pred, y)
     assert total.isfinite() and total >= -1e-5
-    assert torch.allclose(sum(loss.parts.values()), total, atol=1e-3, rtol=1e-4) and list(loss.parts) == loss.part_names
+    assert torch.allclose(sum(loss.last_terms.values()), total, atol=1e-3, rtol=1e-4) and list(loss.last_terms) == loss.term_names
     each = EKDLoss(**kw, reduction='none')(pred, y)
     assert each.shape == (b,) and torch.allclose(each.mean(), total, atol=1e-3, rtol=1e-4)
 
@@ -56,8 +56,8 @@ def test_renaming_branches_with_their_teachers_changes_nothing(n, b, c, seed, kw
 def test_soft_kl_is_a_divergence(b, n, c, seed, tau):
     pred, _ = case(n, n, b, c, seed)
     z, t = pred.branches, pred.teacher.logits
-    assert (soft_kl(z, t, tau) >= -1e-3).all() and soft_kl(z, z+5, tau).abs().max() < 1e-2   # a constant changes no softmax
-    assert torch.allclose(soft_kl(z, t, tau), soft_kl(z+7, t-3, tau), atol=1e-2)
+    assert (soft_target_kl(z, t, tau) >= -1e-3).all() and soft_target_kl(z, z+5, tau).abs().max() < 1e-2   # a constant changes no softmax
+    assert torch.allclose(soft_target_kl(z, t, tau), soft_target_kl(z+7, t-3, tau), atol=1e-2)
 
 
 @few
@@ -74,15 +74,15 @@ def test_half_precision_of_huge_logits_is_finite(n, b, c, seed, dtype, kw):
 @given(small, small, seeds, st.floats(0, 1))
 def test_targets_average_to_the_teachers_average(n, b, seed, lam):
     t = case(n, n, b, 4, seed)[0].teacher.logits
-    assert torch.allclose(branch_targets(t, assignment(n, n), lam).mean(0), t.mean(0), atol=1e-4)
+    assert torch.allclose(branch_targets(t, resolve_assignment(n, n), lam).mean(0), t.mean(0), atol=1e-4)
 
 
 @few
 @given(small, small, st.data())
 def test_assignment_is_total_and_in_range(n, t, d):
     chosen = d.draw(st.lists(st.one_of(st.none(), st.integers(0, t-1)), min_size=n, max_size=n))
-    assert assignment(n, t, chosen) == chosen
-    default = assignment(n, t)
+    assert resolve_assignment(n, t, chosen) == chosen
+    default = resolve_assignment(n, t)
     assert len(default) == n and set(default) == set(range(min(n, t)))
 
 
@@ -155,7 +155,7 @@ class Table(nn.Module):
 def test_memo_is_exact(t, c, n_views, n_images, batches):
     "Any sequence of batches, repeated images and views included, gets exactly what live teachers would say"
     vs = ViewSet(1, False)
-    e = TeacherEnsemble([Table(c, k+1) for k in range(t)], grid=0)
+    e = TeacherEnsemble([Table(c, k+1) for k in range(t)], feature_grid=0)
     memo = TeacherMemo(e, torch.arange(n_images), vs, n_views=n_views, dtype=torch.float32)
     x_of = lambda i, v: torch.arange(9.).view(1, 3, 3)+100*i+1000*v
     for batch in batches:
@@ -164,6 +164,6 @@ def test_memo_is_exact(t, c, n_views, n_images, batches):
         x = torch.stack([x_of(i, v) for i, v in batch])
         assert torch.equal(memo(key, x).logits, e(x).logits)
     seen = {(i % n_images, v) for b in batches for i, v in b}
-    assert all(int(memo.used[i]) <= min(n_views, len({v for j, v in seen if j == i})) for i in range(n_images))   # of an image twice in a batch one view is kept
-    assert all(int(memo.used[i]) >= 1 for i, _ in seen)
+    assert all(int(memo.n_filled[i]) <= min(n_views, len({v for j, v in seen if j == i})) for i in range(n_images))   # of an image twice in a batch one view is kept
+    assert all(int(memo.n_filled[i]) >= 1 for i, _ in seen)
     assert memo.hits+memo.misses == sum(map(len, batches))

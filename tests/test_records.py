@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from ekd_nb.arrays import load_images
 from ekd_nb.study.tables import by_seed, is_current, page_records
-from ekd_nb.study.protocols import MAIN, METHODS, concerns, method, protocol
+from ekd_nb.study.protocols import MAIN_METHODS, METHODS, relevant_fields, method, protocol
 from ekd_nb.study.records import percent, read_record, record_name
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,7 +45,7 @@ def test_a_record_of_a_lent_gpu(f):
     r = read_record(f)
     assert f.stem==record_name(r) and 'NVIDIA' in r['device'] and r['evaluated_on']=='test'
     assert r['fingerprint'] in {o['fingerprint'] for o in RECORDS.values() if o['data']==r['data']}
-    as_named,today = (concerns(p, method(r['method'])) for p in (r['protocol'], protocol(r['data'], 'standard')))
+    as_named,today = (relevant_fields(p, method(r['method'])) for p in (r['protocol'], protocol(r['data'], 'standard')))
     assert {k for k,v in as_named.items() if v!=today[k]}<={'epochs'}
 
 def test_nothing_was_chosen_on_test_images():
@@ -55,4 +55,4 @@ def test_nothing_was_chosen_on_test_images():
 
 def test_readme_shows_what_the_records_give():
     text,records = (ROOT/'README.md').read_text(),page_records('cifar10', 'small', 'full', folder=ROOT/'results')
-    for m in MAIN: assert f'| {percent(by_seed(records, m).values())} |' in text, m
+    for m in MAIN_METHODS: assert f'| {percent(by_seed(records, m).values())} |' in text, m

@@ -5,7 +5,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT/'tools'))
 import versions
-from ekd_nb.core import is_sealed
+from ekd_nb.core import digest_matches
 
 
 def stored(folder): return sorted((ROOT/'results'/folder).glob('*.json'))
@@ -14,7 +14,7 @@ def stored(folder): return sorted((ROOT/'results'/folder).glob('*.json'))
 @pytest.mark.parametrize('path', [pytest.param(p, id=p.stem) for f in ('faults', 'distributed', 'versions') for p in stored(f)])
 def test_sealed(path):
     r = json.loads(path.read_text())
-    assert is_sealed(r) and r['schema'] == 1 and r['commit'] and r['started'] and r['versions']['torch']
+    assert digest_matches(r) and r['schema'] == 1 and r['commit'] and r['started'] and r['versions']['torch']
 
 
 def test_there_is_a_full_run():
@@ -28,7 +28,7 @@ def test_faults_are_recorded(tmp_path, monkeypatch):
     monkeypatch.setattr(faults, 'MACHINE', (faults.unwritable,))
     assert not faults.main(['--kills', '1', '--damage', '6', '--out', str(tmp_path)])
     r = json.loads(next(tmp_path.glob('*.json')).read_text())
-    assert is_sealed(r) and len(r['kills']) == 1 and r['machine'] == [dict(kind='unwritable', what=faults.unwritable.__doc__, held=True)]
+    assert digest_matches(r) and len(r['kills']) == 1 and r['machine'] == [dict(kind='unwritable', what=faults.unwritable.__doc__, held=True)]
     assert sum(d['number'] for d in r['damage']) == 6 and {d['end'] for d in r['damage']} <= {'noticed', 'harmless'}
     assert all(held == n for held, n in r['held'].values())
 

@@ -5,11 +5,11 @@ import pytest, torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from fastai.optimizer import SGD
-from ekd_nb.study.benchmark import QUICK, ratio, run60, spread
-from ekd_nb.callbacks import DistillCallback, LossParts, StopOnNonFinite
+from ekd_nb.study.benchmark import QUICK, ratio, relative_run_time, median_range
+from ekd_nb.callbacks import DistillCallback, LossTermRecorder, StopOnNonFinite
 from ekd_nb.core import EKDError
-from ekd_nb.data import image_dls, load_images, subset
-from ekd_nb.speed import Bfloat16, CompileStudent, FusedSGD, fast_teachers
+from ekd_nb.data import image_dls, load_images, stratified_subset
+from ekd_nb.speed import BF16Callback, CompileCallback, FusedSGD, optimize_teachers
 from ekd_nb.fold import deploy, fold_batchnorm
 from ekd_nb.learner import ekd_learner
 from ekd_nb.losses import EKDLoss
@@ -19,13 +19,13 @@ from ekd_nb.student import branched_student
 from ekd_nb.teachers import TeacherEnsemble
 
 DATA = load_images('digits')
-ROWS = subset(DATA.y_train, fraction=.1, seed=0)
+ROWS = stratified_subset(DATA.y_train, fraction=.1, seed=0)
 TEACHERS = TeacherEnsemble([get_model('resnet8-w4', 10, 1) for _ in range(2)])
 
 
-def trained(seed=0, memo=False, channels_last=False, stacked=False, n_branches=2, epochs=2, n_views=2, loss=None, fit=None, **kw):
+def trained(seed=0, memo=False, channels_last=False, grouped=False, n_branches=2, epochs=2, n_views=2, loss=None, fit=None, **kw):
     torch.manual_seed(7)
-    student = branched_student('resnet8-w4', n_branches, 10, split='layer1', in_channels=1, size=8, stacked=stacked)
+    student = branched_student('resnet8-w4', n_branches, 10, split='layer1', in_channels=1, size=8, grouped=grouped)
     if channels_last: student.to(memory_format=torch.channels_last)
     dls = image_dls(DATA, ROWS, bs=64, seed=seed, n_views=n_views, channels_last=channels_last, device='cpu')
     learn = ekd_learner(dls, student, TEACHERS, memo=memo, loss_func=loss or EKDLoss(), **kw)
@@ -70,7 +70,7 @@ def test_fused_sgd_follows_a_schedule_and_frozen_layers():
 # ---- precision
 
 def test_bfloat16_changes_the_precision_and_little_else(usual):
-    half = weights(trained(opt_func=partial(SGD, mom=.9), cbs=Bfloat16()))
+    half = weights(trained(opt_func=partial(SGD, mom=.9), cbs=BF16Callback()))
     assert half.dtype == torch.float32 and not torch.equal(half, usual)
     assert torch.allclose(half, usual, atol=.05)
 
@@ -78,18 +78,18 @@ def test_bfloat16_changes_the_precision_and_little_else(usual):
 def test_a_memo_filled_in_bfloat16_is_not_for_float32(tmp_path):
     new = lambda: TeacherMemo(TEACHERS, ROWS, DATA.views, 2, DATA.fingerprint)
     memo = new()
-    trained(memo=memo, epochs=1, cbs=Bfloat16())
+    trained(memo=memo, epochs=1, cbs=BF16Callback())
     path = save_memo(memo, tmp_path/'m.safetensors')
     for m in (memo, load_memo(new(), path)):
         assert m.precision == 'bfloat16'
         with pytest.raises(EKDError, match='filled in bfloat16'): trained(memo=m, epochs=1)
-        trained(memo=m, epochs=1, cbs=Bfloat16())
+        trained(memo=m, epochs=1, cbs=BF16Callback())
 
 
 def test_compiled_student_learns_the_same_and_is_left_alone(usual, tmp_path):
-    learn = trained(opt_func=partial(SGD, mom=.9), cbs=CompileStudent(backend='aot_eager'))
+    learn = trained(opt_func=partial(SGD, mom=.9), cbs=CompileCallback(backend='aot_eager'))
     assert torch.allclose(weights(learn), usual, atol=1e-3)
-    assert learn.compile_student.first_s > 0 and learn.model._compiled_call_impl is None
+    assert learn.compile.first_batch_seconds > 0 and learn.model._compiled_call_impl is None
     learn.export(tmp_path/'s.pkl')
 
 
@@ -100,13 +100,13 @@ def test_fast_teachers_say_the_same(arch, precision, tol):
     m = get_model(arch, 10, 1)
     for _ in range(3): m(torch.randn(32, 1, 16, 16))
     x, old = torch.randn(8, 1, 16, 16), TeacherEnsemble([m])
-    new = fast_teachers(old, precision, x)
+    new = optimize_teachers(old, precision, x)
     for a, b in ((old(x).logits, new(x).logits), (old(x).features[0], new(x).features[0].float())):
         assert (a-b).abs().max() < tol*a.abs().max()
     assert new.names == old.names and all(p.dtype == torch.float32 for p in old.parameters())
 
 
-@pytest.mark.parametrize('kw', [dict(channels_last=True), dict(stacked=True)], ids=str)
+@pytest.mark.parametrize('kw', [dict(channels_last=True), dict(grouped=True)], ids=str)
 def test_layouts_learn_the_same(usual, kw):
     assert torch.allclose(weights(trained(opt_func=lambda p, **k: SGD(p, mom=.9, **k), **kw)), usual, atol=1e-3)
 
@@ -142,10 +142,10 @@ def test_deployed_student_says_the_same():
 
 def test_ratios_are_of_one_round():
     a,b = dict(seconds=[2., 40.], cpu_seconds=[1., 1.]), dict(seconds=[1., 10.], cpu_seconds=[1., 2.])
-    assert ratio(a, b) == spread([2., 4.]) and ratio(a, b, 'cpu_seconds') == spread([1., .5])
+    assert ratio(a, b) == median_range([2., 4.]) and ratio(a, b, 'cpu_seconds') == median_range([1., .5])
     cases = dict(ekd_cold=dict(seconds=[10.]), ekd_warm=dict(seconds=[1.]), branched=dict(seconds=[1.]))
-    assert run60(cases, 6)['median'] == pytest.approx((60+54)/60)
-    assert run60({}, 6) is None
+    assert relative_run_time(cases, 6)['median'] == pytest.approx((60+54)/60)
+    assert relative_run_time({}, 6) is None
 
 
 def test_quick_is_quick(): assert QUICK['rounds'] >= 5 and QUICK['images'] < 1024
@@ -169,9 +169,9 @@ def test_no_batch_waits_for_the_device(n_views):
     student, teachers = (m.to('meta') for m in (branched_student('resnet8-w4', 2, 10, split='layer1', in_channels=1, size=8), TeacherEnsemble(list(TEACHERS.models))))
     memo = TeacherMemo(teachers, ROWS, DATA.views, n_views, device='meta')
     learn = SimpleNamespace(model=student, loss_func=EKDLoss(), iter=0)
-    distill, parts, stop = DistillCallback(teachers, memo), LossParts(), StopOnNonFinite()
+    distill, parts, stop = DistillCallback(teachers, memo), LossTermRecorder(), StopOnNonFinite()
     for cb in (distill, parts, stop): cb.learn = learn
-    parts.asked = learn.loss_func; parts.before_train(); stop.before_train()
+    parts.distill_loss = learn.loss_func; parts.before_train(); stop.before_train()
     opt = torch.optim.SGD(student.parameters(), .1, momentum=.9, foreach=True)
     dl.make_batch(torch.arange(2))   # the images move once
     with NoWait():

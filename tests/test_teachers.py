@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
 from compat import SMALL, Net, dls
-from ekd_nb.core import EKDError, is_sealed, seal, write_atomic
+from ekd_nb.core import EKDError, digest_matches, add_digest, write_atomic
 from ekd_nb.models import get_model
 from ekd_nb.teachers import TeacherAdapter, TeacherEnsemble, check_teachers, load_teacher, read_manifest, save_teacher
 
@@ -31,7 +31,7 @@ def test_learner_is_saved(tmp_path):
     from ekd_nb.learner import teacher_learner
     l = teacher_learner(dls(), SMALL)
     m = load_teacher(save_teacher(l, tmp_path/'t.safetensors', accuracy=.5, seed=3))
-    assert m.manifest['seed'] == 3 and m.manifest['accuracy'] == .5 and is_sealed(m.manifest)
+    assert m.manifest['seed'] == 3 and m.manifest['accuracy'] == .5 and digest_matches(m.manifest)
     assert {'torch', 'fastai', 'python'} <= set(m.manifest['versions'])
 
 
@@ -44,8 +44,8 @@ def test_any_change_of_the_manifest_is_seen(tmp_path, key, value):
 
 
 def test_seal_survives_json():
-    r = seal(dict(a=.1, b=[1, None, 'ä'], c=dict(d=1e-30)))
-    assert is_sealed(json.loads(json.dumps(r))) and not is_sealed(dict(r, a=.2)) and not is_sealed([]) and seal(r) == r
+    r = add_digest(dict(a=.1, b=[1, None, 'ä'], c=dict(d=1e-30)))
+    assert digest_matches(json.loads(json.dumps(r))) and not digest_matches(dict(r, a=.2)) and not digest_matches([]) and add_digest(r) == r
 
 
 def test_failed_write_leaves_the_old_file_and_no_other(tmp_path):

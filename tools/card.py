@@ -12,7 +12,7 @@ from matplotlib.patches import Circle, FancyBboxPatch
 from ekd_nb.study.style import TEACHER_COLORS
 
 IMAGES = Path(__file__).resolve().parents[1]/'nbs/images'
-INK, SOFT, TRUNK = '#1c2733', '#51606f', '#6e7985'
+TEXT_COLOR, SOFT, TRUNK = '#1c2733', '#51606f', '#6e7985'
 
 
 def box(ax, x, y, w, h, color, r=.12):
@@ -29,7 +29,7 @@ def canvas(width, height, facecolor, dpi=100):
 
 def card():
     fig, ax = canvas(1200, 630, '#ffffff')
-    ax.text(.7, 4.7, 'ekd_nb', size=58, weight='bold', color=INK, va='center')
+    ax.text(.7, 4.7, 'ekd_nb', size=58, weight='bold', color=TEXT_COLOR, va='center')
     ax.text(.7, 3.3, 'Ensemble Knowledge Distillation:\nseveral teachers, one branched\nstudent, every number measured', size=22, color=SOFT,
             va='center', linespacing=1.5)
     ax.text(.7, 1.3, 'notebooks · fastai · PyTorch', size=18, color=SOFT, va='center')

@@ -51,8 +51,8 @@ def data():
 
 
 def dls(n=4, bs=16, **kw):
-    from ekd_nb.data import image_dls, subset
-    return image_dls(data(), subset(data().y_train, n_per_class=n), bs=bs, **kw)
+    from ekd_nb.data import image_dls, stratified_subset
+    return image_dls(data(), stratified_subset(data().y_train, n_per_class=n), bs=bs, **kw)
 
 
 class Net(nn.Module):
@@ -93,7 +93,7 @@ def trained(*cbs, epochs=1, fit='fit', d=None, arch=SMALL, ts=None, **kw):
     assert all(torch.equal(v, frozen[k]) for k, v in l.distill.teachers.state_dict().items()), 'a teacher has changed'
     if l.recorder.values and len(l.recorder.values[-1]) == len(l.recorder.metric_names)-2:
         got = dict(zip(l.recorder.metric_names[1:], l.recorder.values[-1]))
-        assert all(got[p] is not None and np.isfinite(float(got[p])) for p in l.loss_func.part_names), f'a part of the loss is missing: {got}'
+        assert all(got[p] is not None and np.isfinite(float(got[p])) for p in l.loss_func.term_names), f'a part of the loss is missing: {got}'
     return l
 
 
@@ -509,7 +509,7 @@ def mixed_teachers():
 def adapter():
     from torchvision.models import resnet18
     from ekd_nb.teachers import TeacherAdapter
-    trained(ts=[TeacherAdapter(resnet18(num_classes=10), ours=data().stats, size=40, channels=3), Net()])
+    trained(ts=[TeacherAdapter(resnet18(num_classes=10), data_stats=data().stats, size=40, channels=3), Net()])
 
 @row('Networks', 'teacher with more classes (class map)')
 def class_map():
@@ -530,7 +530,7 @@ def counts():
     from ekd_nb.losses import EKDLoss
     from ekd_nb.teachers import TeacherEnsemble
     trained(n_branches=3, fusion='prob'); trained(n_branches=1, fusion='gate')
-    trained(ts=TeacherEnsemble(teachers(), grid=2), n_branches=4, loss_func=EKDLoss(gamma=1., assign=[0, 1, None, 1]))
+    trained(ts=TeacherEnsemble(teachers(), feature_grid=2), n_branches=4, loss_func=EKDLoss(gamma=1., assign=[0, 1, None, 1]))
 
 
 # ---- Deployment

@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT/'tools'))
 from compat import SMALL, dls, learner
 from ekd_nb import checkpoint as checkpoint_module, teachers as teachers_module
 from ekd_nb.callbacks import Checkpoint
-from ekd_nb.core import EKDError, seal, write_json
+from ekd_nb.core import EKDError, add_digest, write_json
 from ekd_nb.study.records import provenance
 
 EPOCHS = 4
@@ -32,7 +32,7 @@ def train(folder, epochs=EPOCHS, out=None):
     with learn.no_bar(), learn.no_logging(), redirect_stdout(io.StringIO()): learn.fit_one_cycle(epochs, 1e-2)
     bits = b''.join(v.numpy().tobytes() for v in learn.model.state_dict().values())
     if out is not None:
-        write_json(out, seal(dict(weights=bits.hex(), values=[[None if v is None else float(v) for v in r] for r in learn.recorder.values])))
+        write_json(out, add_digest(dict(weights=bits.hex(), values=[[None if v is None else float(v) for v in r] for r in learn.recorder.values])))
     return bits
 
 
@@ -79,7 +79,7 @@ def die_at(step):
     Path.write_bytes = act(whole, lambda p, b: whole(p, bytes(b)[:len(b)//2]))
 
 
-def kill_trials(n, seed=0, say=print, seen=None):
+def kill_trials(n, seed=0, log=print, seen=None):
     "`n` runs killed with SIGKILL, each at a random moment or in the middle of writing, and resumed; how many ended with the bits of an undisturbed run"
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as tmp:
@@ -105,9 +105,9 @@ def kill_trials(n, seed=0, say=print, seen=None):
             same = out.exists() and out.read_text() == want
             held += (ok := end == 'killed' and again == 'ok' and same and clean)
             if seen is not None: seen.append(dict(kind='in the middle of writing' if died % 2 else 'at a random moment', how=how, held=ok))
-            if not ok: say(f'  run {died}, {end} {how}, resumed: {again}, same bits and record: {same}, files: {files}')
+            if not ok: log(f'  run {died}, {end} {how}, resumed: {again}, same bits and record: {same}, files: {files}')
             died += 1
-        if late: say(f'  {late} runs had finished when they were to be killed, and were drawn again')
+        if late: log(f'  {late} runs had finished when they were to be killed, and were drawn again')
     return held, n
 
 
@@ -141,7 +141,7 @@ def kinds(tmp):
     memo_file = save_memo(memo, tmp/'memo.safetensors')
     def read_memo():
         m = load_memo(new(), memo_file)
-        return repr([m.table.numpy().tobytes(), m.slot_of.tolist(), m.used.tolist(), m.images.tolist(), m.shapes])
+        return repr([m.table.numpy().tobytes(), m.view_to_slot.tolist(), m.n_filled.tolist(), m.images.tolist(), m.shapes])
 
     rng = np.random.default_rng(0)
     npz, y = tmp/'cifar10.npz', np.arange(20) % 10
@@ -184,7 +184,7 @@ def read(reader):
         except Exception as e: return e
 
 
-def damage_trials(n, seed=0, say=print, seen=None):
+def damage_trials(n, seed=0, log=print, seen=None):
     "`n` byte flips or truncations over every kind of file; how many were noticed or harmless"
     rng, held = random.Random(seed), 0
     with tempfile.TemporaryDirectory() as tmp:
@@ -205,11 +205,11 @@ def damage_trials(n, seed=0, say=print, seen=None):
             path.write_bytes(good)
             held += (ok := got is None or got == want)
             if seen is not None: seen.append(dict(kind=kind, how='cut short' if what.startswith('cut') else 'a bit flipped', end='noticed' if got is None else 'harmless' if ok else 'wrong'))
-            if not ok: say(f'  {kind}, {what}: {"read as something else" if isinstance(got, str) else repr(got)}')
+            if not ok: log(f'  {kind}, {what}: {"read as something else" if isinstance(got, str) else repr(got)}')
     return held, n
 
 
-def payload_trials(say=print, seen=None):
+def payload_trials(log=print, seen=None):
     "A pickle with a payload in place of each kind of file: refused, and not executed"
     import pickle
     held = 0
@@ -222,7 +222,7 @@ def payload_trials(say=print, seen=None):
             path.write_bytes(good)
             held += (ok := got is None and not trace.exists())
             if seen is not None: seen.append(dict(kind=kind, held=ok))
-            if not ok: say(f'  {kind}: {"executed" if trace.exists() else got!r}')
+            if not ok: log(f'  {kind}: {"executed" if trace.exists() else got!r}')
     return held, len(files)
 
 
@@ -332,7 +332,7 @@ def main(args=None):
         machine.append(dict(kind=f.__name__, what=f.__doc__, held=bool(ok)))
     for k, (held, n) in results.items(): print(f'{held:4} of {n:3}  {k}')
     a.out.mkdir(parents=True, exist_ok=True)
-    write_json(a.out/f'kills{a.kills}-damage{a.damage}-s{a.seed}.json', seal(dict(
+    write_json(a.out/f'kills{a.kills}-damage{a.damage}-s{a.seed}.json', add_digest(dict(
         schema=1, **where, seconds=round(time.perf_counter()-start, 1), seed=a.seed, epochs=EPOCHS,
         held={k: list(v) for k, v in results.items()}, kills=kills, payloads=payloads, machine=machine,
         damage=[dict(zip(('kind', 'how', 'end'), k), number=n) for k, n in sorted(Counter((d['kind'], d['how'], d['end']) for d in damage).items())])))

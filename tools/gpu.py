@@ -19,10 +19,10 @@ from types import SimpleNamespace
 import torch, torch.nn.functional as F
 from fastcore.script import call_parse
 
-from ekd_nb.arrays import load_images, split_valid
-from ekd_nb.core import seal, write_json
+from ekd_nb.arrays import load_images, stratified_split
+from ekd_nb.core import add_digest, write_json
 from ekd_nb.data import crop_flip
-from ekd_nb.evaluate import accuracy
+from ekd_nb.evaluate import accuracy_score
 from ekd_nb.models import get_model
 from ekd_nb.study.records import provenance
 from ekd_nb.teachers import load_teacher, read_manifest, save_teacher
@@ -45,7 +45,7 @@ class DeviceImages:
         device, # where the images lie
         seed=0  # of order and views
     ):
-        rows, held = split_valid(data.y_train, min(N_VALID, len(data.y_train)//10))
+        rows, held = stratified_split(data.y_train, min(N_VALID, len(data.y_train)//10))
         self.views, self.rng = data.views, torch.Generator(device).manual_seed(seed)
         mean, std = (torch.tensor(o, dtype=torch.float32, device=device).view(1, -1, 1, 1) for o in data.stats)
         self.mean, self.std = 255*mean, 255*std
@@ -156,7 +156,7 @@ def held_out_accuracy(model, images, n=None): # -> accuracy on all or `n` held-o
     torch.backends.cudnn.benchmark = False    # not worth its time for a few batches
     z = torch.cat([model(x) for x in images.held_x[:n].split(500)])
     torch.backends.cudnn.benchmark = True
-    return accuracy(z, images.held_y[:n]), z
+    return accuracy_score(z, images.held_y[:n]), z
 
 
 def fit(step, what, budget, o):
@@ -225,8 +225,8 @@ def train_all(data, device, archs, out, o, later): # `later`: shares of the data
         log(f'{what}: {acc:.2%} read back from fp16 ({info["accuracy"]:.2%} in its manifest), '
             f'{info["wall_s"]:.0f} s, {path.stat().st_size/1e6:.1f} MB')
     if not rows: return
-    together = accuracy(torch.stack(logits).mean(0), images.held_y)
-    write_json(out/f'{data.name}-teachers.json', seal(dict(data=data.name, fingerprint=data.fingerprint,
+    together = accuracy_score(torch.stack(logits).mean(0), images.held_y)
+    write_json(out/f'{data.name}-teachers.json', add_digest(dict(data=data.name, fingerprint=data.fingerprint,
                n_valid=len(images.held_y), together=together, teachers=rows)))
     log(f'{data.name}: {len(rows)} teachers together {together:.2%} of {len(images.held_y):,} held-out images')
 

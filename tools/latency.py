@@ -12,7 +12,7 @@ from ekd_nb.evaluate import MeanEnsemble, latencies
 from ekd_nb.models import get_model
 from ekd_nb.study.protocols import METHODS, make_student, protocol
 from ekd_nb.study.records import provenance
-from ekd_nb.core import seal, write_json
+from ekd_nb.core import add_digest, write_json
 from ekd_nb.teachers import TeacherEnsemble
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,7 +28,7 @@ def networks(p):
         nets[name] = student
         nets |= {f'{name}, {k} kept': student.keep(k) for k in range(1, student.n_branches) if m.student in ('branched', 'light')}
     teachers = {a: get_model(a, n_out) for a in p.teachers}
-    return nets | teachers | {'+'.join(p.teachers): MeanEnsemble(TeacherEnsemble(list(teachers.values()), grid=0))}
+    return nets | teachers | {'+'.join(p.teachers): MeanEnsemble(TeacherEnsemble(list(teachers.values()), feature_grid=0))}
 
 
 def main(args):
@@ -44,7 +44,7 @@ def main(args):
         x = torch.randn(bs, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
         for n, t in latencies(nets, x, a.rounds).items(): cases[n][str(bs)] = {k: t[k] for k in ('median_s', 'low_s', 'high_s')}
     path = a.out/f'latency-{a.data}-{a.preset}-{device.type}.json'
-    write_json(path, seal(dict(schema=1, data=a.data, preset=a.preset, rounds=a.rounds, threads=1, cases=cases, loadavg=dict(before=before, after=os.getloadavg()), **where)))
+    write_json(path, add_digest(dict(schema=1, data=a.data, preset=a.preset, rounds=a.rounds, threads=1, cases=cases, loadavg=dict(before=before, after=os.getloadavg()), **where)))
     print(path)
 
 

@@ -23,7 +23,7 @@ from fastai.callback.progress import CSVLogger
 from fastai.distributed import DistributedDL
 from compat import data, folder_dls, learner, teachers, three
 from ekd_nb.callbacks import Checkpoint, NonFiniteLoss
-from ekd_nb.data import crop_flip, image_dls, subset
+from ekd_nb.data import crop_flip, image_dls, stratified_subset
 from ekd_nb.losses import EKDLoss
 
 
@@ -94,7 +94,7 @@ def together(learn):
 def make(seed=0, arch=None, n=16, bs=16, n_views=2, **kw):
     "A learner whose step has `bs` images, whatever the number of processes"
     torch.manual_seed(seed); np.random.seed(seed); random.seed(seed)
-    dls = image_dls(data(), subset(data().y_train, n_per_class=n), bs=bs//world(), val_bs=400//world(), n_views=n_views, seed=seed, device='cpu')
+    dls = image_dls(data(), stratified_subset(data().y_train, n_per_class=n), bs=bs//world(), val_bs=400//world(), n_views=n_views, seed=seed, device='cpu')
     return learner(dls, arch or no_norm(), teachers(), **({'memo': True, 'loss_func': EKDLoss(1., .1, .1), 'split': 1} | kw))   # light branches have a BatchNorm
 
 
@@ -120,7 +120,7 @@ def train(epochs=4):
         record, (preds, targs) = rows(l), l.get_preds()
     memo = l.distill.memo
     return dict(losses=cb.seen, record=record, columns=list(l.recorder.metric_names[1:-1]), weights=weights(l).tolist(), preds=preds.flatten().tolist(), targs=targs.tolist(),
-                misses=memo.misses, hits=memo.hits, known=int(memo.used.sum()), entries=len(memo.images)*memo.n_views)
+                misses=memo.misses, hits=memo.hits, known=int(memo.n_filled.sum()), entries=len(memo.images)*memo.n_views)
 
 
 def norm(seeds=range(3), epochs=10):
@@ -234,10 +234,10 @@ def far(a, b): return max(abs(x-y) for x, y in zip(a, b, strict=True))
 def record(out, folder):
     "What one and two processes did, as a sealed record; its path"
     from ekd_nb.study.records import provenance
-    from ekd_nb.core import seal, write_json
+    from ekd_nb.core import add_digest, write_json
     c, b = out['curves'], out['batchnorm']
     Path(folder).mkdir(parents=True, exist_ok=True)
-    return write_json(Path(folder)/'gloo-2.json', seal(dict(
+    return write_json(Path(folder)/'gloo-2.json', add_digest(dict(
         schema=1, **provenance('cpu'), processes=2, backend='gloo',
         curves=dict(one=c['one']['losses'], two=[r['losses'] for r in c['two']], farthest={k: max(far(c['one'][k], r[k]) for r in c['two']) for k in ('losses', 'weights', 'preds')},
                     teacher_calls=dict(one=c['one']['misses'], two=[r['misses'] for r in c['two']], entries=c['one']['entries'])),

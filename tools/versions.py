@@ -37,14 +37,14 @@ def main(args=None):
     a, rest = p.parse_known_args(args)
     os.environ.setdefault('OMP_NUM_THREADS', '1')
     from ekd_nb.study.records import provenance
-    from ekd_nb.core import seal, write_json
+    from ekd_nb.core import add_digest, write_json
     where = provenance('cpu')   # before the tests: they take long, and the tree may change meanwhile
     found = tests(rest)
     short = lambda v: '.'.join(v.split('+')[0].split('.')[:2])
     path = a.out/f"torch-{short(where['versions']['torch'])}.json"
     if not rest:
         a.out.mkdir(parents=True, exist_ok=True)
-        write_json(path, seal(dict(schema=1, **where, **found)))
+        write_json(path, add_digest(dict(schema=1, **where, **found)))
     print(f"torch {where['versions']['torch']}, torchvision {where['versions']['torchvision']}: {found['passed']} passed, {found['failed']} failed, {found['skipped']} skipped")
     return found['failed'] > 0 or not found['passed']
 

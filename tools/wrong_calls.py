@@ -87,13 +87,13 @@ wrong(T, "teacher with NaN in its output", 'not finite')(lambda: ekd(teachers=[b
 wrong(T, "teacher with infinite output", 'not finite')(lambda: ekd(teachers=[model(), broken(float('inf'))]))
 wrong(T, "teacher that returns a feature map", 'expected logits [B,C]')(lambda: ekd(teachers=[nn.Conv2d(1, 10, 3)]))
 wrong(T, "teacher without a feature layer, gamma=1", 'no feature layer')(lambda: ekd(teachers=[nn.Sequential(nn.Conv2d(1, 10, 8), nn.Flatten())], loss_func=loss(gamma=1.)))
-wrong(T, "grid=0 and gamma=1", 'grid=0 gives no features')(lambda: ekd(teachers=ensemble([model()], grid=0), loss_func=loss(gamma=1.)))
+wrong(T, "feature_grid=0 and gamma=1", 'feature_grid=0 gives no features')(lambda: ekd(teachers=ensemble([model()], feature_grid=0), loss_func=loss(gamma=1.)))
 wrong(T, "names=['a'] for two teachers", 'names: got 1 for 2 teachers')(lambda: ensemble([model(), model()], names=['a']))
 wrong(T, "class_maps of another number", 'class_maps: got 1 for 2 teachers')(lambda: ensemble([model(), model()], class_maps=[None]))
 wrong(T, "class map with a negative index", 'class_maps: entry 0')(lambda: ensemble([model()], class_maps=[[-1, 2]]))
 wrong(T, "class map beyond the teacher's classes", 'class map has index 12')(lambda: ekd(teachers=ensemble([model()], class_maps=[list(range(3, 13))])))
 wrong(T, "class map of 9 entries, data of 10 classes", 'has 9 classes, the data has 10')(lambda: ekd(teachers=ensemble([model()], class_maps=[list(range(9))])))
-wrong(T, "grid=-1", 'grid: got -1')(lambda: ensemble([model()], grid=-1))
+wrong(T, "feature_grid=-1", 'feature_grid: got -1')(lambda: ensemble([model()], feature_grid=-1))
 
 @wrong(T, "TeacherAdapter(size='large')", "size: got 'large'")
 def _():
@@ -103,7 +103,7 @@ def _():
 @wrong(T, "TeacherAdapter with a std of 0", 'expected (mean, std) with positive std')
 def _():
     from ekd_nb.teachers import TeacherAdapter
-    TeacherAdapter(model(), ours=((.5,), (0.,)))
+    TeacherAdapter(model(), data_stats=((.5,), (0.,)))
 
 @wrong(T, "TeacherAdapter(channels=2)", 'channels: got 2')
 def _():
@@ -124,17 +124,17 @@ wrong(W, "accuracy changed in the manifest", 'changed by hand')(lambda: ekd(teac
 
 @wrong(W, "a pickle in place of weights, manifest forged to match", 'is not a safetensors file')
 def _():
-    from ekd_nb.core import seal, sha256_file
+    from ekd_nb.core import add_digest, sha256_file
     p = saved('forged', lambda b: pickled())
     m = json.loads(p.with_suffix('.json').read_text())
-    p.with_suffix('.json').write_text(json.dumps(seal(dict(m, sha256=sha256_file(p)))))
+    p.with_suffix('.json').write_text(json.dumps(add_digest(dict(m, sha256=sha256_file(p)))))
     ekd(teachers=[p])
 
 @wrong(W, "weights of a resnet8 as those of a wrn_16_1", 'are not those of a wrn_16_1')
 def _():
-    from ekd_nb.core import seal
+    from ekd_nb.core import add_digest
     p = saved('wrongarch')
-    p.with_suffix('.json').write_text(json.dumps(seal(dict(json.loads(p.with_suffix('.json').read_text()), arch='wrn_16_1'))))
+    p.with_suffix('.json').write_text(json.dumps(add_digest(dict(json.loads(p.with_suffix('.json').read_text()), arch='wrn_16_1'))))
     ekd(teachers=[p])
 
 def save(m, *a, **kw):
@@ -212,7 +212,7 @@ wrong(L, "EKDLoss(alpha=-1)", 'alpha: got -1')(lambda: loss(alpha=-1))
 wrong(L, "EKDLoss(beta=nan)", 'beta: got nan')(lambda: loss(beta=float('nan')))
 wrong(L, "EKDLoss(tau=0)", 'tau: got 0')(lambda: loss(tau=0))
 wrong(L, "EKDLoss(lam=2)", 'lam: got 2')(lambda: loss(lam=2))
-wrong(L, "EKDLoss(reduce='max')", "reduce: got 'max'")(lambda: loss(reduce='max'))
+wrong(L, "EKDLoss(branch_reduction='max')", "branch_reduction: got 'max'")(lambda: loss(branch_reduction='max'))
 wrong(L, "EKDLoss(label_smoothing=2)", 'label_smoothing: got 2')(lambda: loss(label_smoothing=2))
 wrong(L, "EKDLoss(reduction='batch')", "reduction: got 'batch'")(lambda: loss(reduction='batch'))
 wrong(L, "assign={9: 0}", 'branch 9 does not exist')(lambda: ekd(**good(loss_func=loss(assign={9: 0}))))
@@ -248,10 +248,10 @@ y = np.repeat(np.arange(3), 4)
 wrong(D, "load_images('mnist')", "'mnist'")(lambda: arrays('load_images', 'mnist'))
 wrong(D, "load_images('cifar10', path=nowhere)", 'no cifar10.npz')(lambda: arrays('load_images', 'cifar10', tmp()/'nowhere'))
 wrong(D, "a pickle in place of cifar10.npz", 'cannot be read as an .npz file')(lambda: (tmp()/'cifar10.npz').write_bytes(pickled()) and arrays('load_images', 'cifar10', tmp()/'cifar10.npz'))
-wrong(D, "subset(fraction=.01) that empties a class", 'leaves no image of class')(lambda: arrays('subset', y, fraction=.01))
-wrong(D, "subset(fraction=2)", 'fraction=2')(lambda: arrays('subset', y, fraction=2))
-wrong(D, "subset(n_per_class=99)", 'n_per_class=99')(lambda: arrays('subset', y, n_per_class=99))
-wrong(D, "split_valid(n_valid=0)", 'n_valid=0')(lambda: arrays('split_valid', y, 0))
+wrong(D, "stratified_subset(fraction=.01) that empties a class", 'leaves no image of class')(lambda: arrays('stratified_subset', y, fraction=.01))
+wrong(D, "stratified_subset(fraction=2)", 'fraction=2')(lambda: arrays('stratified_subset', y, fraction=2))
+wrong(D, "stratified_subset(n_per_class=99)", 'n_per_class=99')(lambda: arrays('stratified_subset', y, n_per_class=99))
+wrong(D, "stratified_split(n_valid=0)", 'n_valid=0')(lambda: arrays('stratified_split', y, 0))
 wrong(D, "image_dls(idx=[99999])", 'idx holds rows 99999')(lambda: arrays('image_dls', data(), [99999]))
 wrong(D, "image_dls(n_views=99)", 'n_views=99')(lambda: arrays('image_dls', data(), n_views=99))
 wrong(D, "image_dls(valid='train')", "valid='train'")(lambda: arrays('image_dls', data(), valid='train'))

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from ..core import EKDError
-from ..losses import DistillLoss, EKDLoss, at_least_float32, soft_kl
+from ..losses import DistillLoss, EKDLoss, upcast, soft_target_kl
 
 # %% ../../nbs/baselines/02_peers.ipynb #9d3b4f84
 class PeerLoss(DistillLoss):
     "Labels, and each branch's target made of the other branches"
-    part_names,needs_teacher,takes = ['ce', 'peers'],False,None
+    term_names,needs_teacher,uses = ['ce', 'peers'],False,None
     def __init__(self,
         alpha:float=1., # α, weight of the labels
         beta:float=1., # β, weight of the peers
@@ -26,7 +26,7 @@ class PeerLoss(DistillLoss):
         label_smoothing:float=0., # of the cross-entropy terms
         reduction:str='mean', # over images: `mean`, `sum` or `none`
     ):
-        super().__init__(alpha, beta, self.authors_tau if tau is None else tau, label_smoothing, reduction)
+        super().__init__(alpha, beta, self.default_tau if tau is None else tau, label_smoothing, reduction)
         if teacher is not None: raise EKDError(f'teacher: got {teacher!r}, expected None: {type(self).__name__} has no teacher')
 
     def targets(self,
@@ -36,34 +36,34 @@ class PeerLoss(DistillLoss):
         "u_i"
         raise NotImplementedError
 
-    def judged(self, pred): return list(pred.branches)
-    def peers(self, z, ens): return soft_kl(z, self.targets(z, ens), self.tau).sum(0)
+    def supervised_logits(self, pred): return list(pred.branches)
+    def peer_term(self, z, ens): return soft_target_kl(z, self.targets(z, ens), self.tau).sum(0)
 
     def terms(self, pred, y):
         if (n := len(pred.branches))<2: raise EKDError(f'n_branches: got {n}, expected at least 2 for {type(self).__name__}: branches learn from each other')
-        ce = torch.stack([self.ce(z, y) for z in self.judged(pred)]).sum(0)
-        return dict(ce=self.alpha*ce, peers=self.beta*self.peers(at_least_float32(pred.branches), at_least_float32(pred.logits)))
+        ce = torch.stack([self.ce(z, y) for z in self.supervised_logits(pred)]).sum(0)
+        return dict(ce=self.alpha*ce, peers=self.beta*self.peer_term(upcast(pred.branches), upcast(pred.logits)))
 
     def extra_repr(self): return f'α={self.alpha}, β={self.beta}, τ={self.tau}'
 
 # %% ../../nbs/baselines/02_peers.ipynb #b2f7ee65
 class ONELoss(PeerLoss):
     "The gated ensemble teaches its branches (ONE, Lan et al. 2018)"
-    authors_tau,fusion = 3.,'gate'
-    def judged(self, pred): return [pred.logits, *pred.branches]
+    default_tau,fusion = 3.,'gate'
+    def supervised_logits(self, pred): return [pred.logits, *pred.branches]
     def targets(self, z, ens): return ens[None]
 
 # %% ../../nbs/baselines/02_peers.ipynb #c75b166f
 class CLILRLoss(PeerLoss):
     "Each branch learns from the mean of the others (CL-ILR, Song and Chai 2018)"
-    authors_tau = 2.
+    default_tau = 2.
     def targets(self, z, ens): return (z.sum(0)-z)/(len(z)-1)
 
 # %% ../../nbs/baselines/02_peers.ipynb #a5aa0cc3
 class DMLLoss(PeerLoss):
     "Every network learns from every other (deep mutual learning, Zhang et al. 2018)"
-    authors_tau = 1.
-    def peers(self, z, ens): return soft_kl(z[None], z[:,None], self.tau).sum((0,1))/(len(z)-1)   # [teaching, learning, B]
+    default_tau = 1.
+    def peer_term(self, z, ens): return soft_target_kl(z[None], z[:,None], self.tau).sum((0,1))/(len(z)-1)   # [teaching, learning, B]
 
 # %% ../../nbs/baselines/02_peers.ipynb #49babd00
 def separate_loss(
@@ -75,4 +75,4 @@ def separate_loss(
 )->EKDLoss:
     "N students, each of its own teacher (Hinton et al. 2015), that know nothing of each other"
     if teacher is not None: raise EKDError(f'teacher: got {teacher!r}, expected None: each of the separate students has a teacher of its own')
-    return EKDLoss(alpha, beta, 0., 4. if tau is None else tau, lam=1., ensemble=0., **kwargs)
+    return EKDLoss(alpha, beta, 0., 4. if tau is None else tau, lam=1., ensemble_weight=0., **kwargs)

@@ -21,8 +21,8 @@ class Baseline(NamedTuple):
     "A method to compare with"
     loss:Callable     # makes its loss: a class or a function
     student:str       # `single`, `branched` or `separate`
-    takes:str         # `logits`, `features`, or None: it has no teacher
-    authors:dict      # labels, soft targets and own settings, in the source
+    uses:str          # `logits`, `features`, or None: it has no teacher
+    paper_settings:dict # labels, soft targets and own settings, in the source
     source:str        # where they stand
     fusion:str=None   # what the student must have
 
@@ -47,8 +47,8 @@ def make_baseline(
     beta:float=.9, # β, weight of the teachers, or of the peers
     tau:float=None, # τ, temperature; `None`: the authors'
     teacher:int=None, # index of the teacher to learn from; `None`: the average of all, or a teacher for each of the separate networks
-    **own, # further settings of the method
+    **overrides, # further settings of the method
 )->DistillLoss:
     "The loss of a method, by name"
     if name not in BASELINES: raise EKDError(f"name: got {name!r}, expected one of {', '.join(BASELINES)}")
-    return BASELINES[name].loss(alpha, beta, tau, teacher, **own)
+    return BASELINES[name].loss(alpha, beta, tau, teacher, **overrides)

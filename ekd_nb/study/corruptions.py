@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fastai.torch_core import TensorImage
 from ..core import EKDError
 from ..data import PixelNormalize
-from ..evaluate import accuracy, predict
+from ..evaluate import accuracy_score, get_logits
 
 # %% ../../nbs/study/03_corruptions.ipynb #eae1d467
 def _normal(x, rng): return torch.from_numpy(rng.standard_normal(x.shape, dtype=np.float32))
@@ -137,6 +137,6 @@ def corruption_accuracy(
     x, y = torch.as_tensor(x[:n_images]), torch.as_tensor(y[:n_images])
     norm = PixelNormalize(*data.stats, channels_last=True)
     def right(x):
-        z, y_, _ = predict(model, ((norm(TensorImage(b.permute(0,3,1,2))), t) for b,t in zip(x.split(bs), y.split(bs))))
-        return accuracy(z, y_)
+        z, y_, _ = get_logits(model, ((norm(TensorImage(b.permute(0,3,1,2))), t) for b,t in zip(x.split(bs), y.split(bs))))
+        return accuracy_score(z, y_)
     return {'clean': [right(x)], **{n: [right(corrupt(x, n, s, seed)) for s in severities] for n in names}}

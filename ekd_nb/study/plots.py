@@ -6,17 +6,17 @@ Docs: https://ekd-nb.github.io/ekd_nb/study/plots.html.md"""
 
 # %% auto #0
 __all__ = ['PARTS', 'by_method', 'training_curves', 'loss_parts', 'branch_bars', 'method_bars', 'disagreement_matrix',
-           'reliability', 'accuracy_vs_cost', 'limited_data']
+           'reliability_diagram', 'accuracy_vs_cost', 'limited_data']
 
 # %% ../../nbs/study/09_plots.ipynb #c5d7c6c1
 import math, textwrap
 import matplotlib.pyplot as plt
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 from ..core import EKDError
-from ..evaluate import bins_ece, pool_bins
+from ..evaluate import ece_from_bins, pool_bins
 from .records import mean_std
-from .style import (INK, METHOD_COLORS, METHOD_LABELS, METHOD_MARKERS, OTHER_COLORS, STYLE, TEACHER_COLORS, axes, label, look, method_color, not_measured,
-                          stamp, styled, teacher_color)
+from .style import (TEXT_COLOR, METHOD_COLORS, METHOD_LABELS, METHOD_MARKERS, OTHER_COLORS, STYLE, TEACHER_COLORS, get_axes, label, plot_kwargs, method_color, not_measured,
+                          banner, styled, teacher_color)
 
 # %% ../../nbs/study/09_plots.ipynb #fa702407
 _ORDER = list(METHOD_LABELS)
@@ -47,13 +47,13 @@ def training_curves(
     ax=None             # matplotlib Axes
 ): # Axes
     "A curve of every method over epochs, mean ± standard deviation over seeds"
-    ax, groups = axes(ax, (8.2,4.2)), by_method([r for r in records if (r.get('curves') or {}).get(key)])
+    ax, groups = get_axes(ax, (8.2,4.2)), by_method([r for r in records if (r.get('curves') or {}).get(key)])
     if not groups: return not_measured(ax)
     for m,rs in groups.items():
         curves = [r['curves'][key] for r in rs]
         n = min(map(len, curves))
         x, stats, f = range(1, n+1), [mean_std(c[e] for c in curves) for e in range(n)], _percent(key)
-        ax.plot(x, [f*a for a,_ in stats], label=label(m), markevery=max(1,n//8), ms=5, **look(m))
+        ax.plot(x, [f*a for a,_ in stats], label=label(m), markevery=max(1,n//8), ms=5, **plot_kwargs(m))
         lo, hi = [f*(a-s) for a,s in stats], [f*(a+s) for a,s in stats]
         ax.fill_between(x, lo, hi, color=method_color(m), alpha=.2, lw=0)
     ax.set(xlabel='epoch', ylabel=_UNITS.get(key, key)); ax.legend(fontsize=10, loc='center left', bbox_to_anchor=(1,.5))
@@ -70,7 +70,7 @@ def loss_parts(
     ax=None # matplotlib Axes
 ): # Axes
     "The terms of the loss over epochs"
-    ax, curves = axes(ax), record.get('curves') or {}
+    ax, curves = get_axes(ax), record.get('curves') or {}
     for i,p in enumerate(p for p in parts if curves.get(p)):
         ax.plot(range(1, len(curves[p])+1), curves[p], color=OTHER_COLORS[i%len(OTHER_COLORS)], label=PARTS.get(p, p), ls=('-','--','-.',':')[i%4])
     if not ax.lines: return not_measured(ax)
@@ -92,7 +92,7 @@ def branch_bars(
 ): # Axes
     "Accuracy of each branch and of the ensemble, mean ± standard deviation over seeds"
     groups = by_method([r for r in records if len(r.get('branch_accuracy') or ())>1])
-    ax = axes(ax, (min(7.2, 2.4+1.9*len(groups)), 3.8))
+    ax = get_axes(ax, (min(7.2, 2.4+1.9*len(groups)), 3.8))
     if not groups: return not_measured(ax)
     x, ticks, lows, highs = 0, [], [], []
     for m,rs in groups.items():
@@ -101,7 +101,7 @@ def branch_bars(
         bars.append((method_color(m), mean_std(100*r['test_accuracy'] for r in rs), 'all'))
         gain = bars[-1][1][0] - mean_std(mean_std(100*b for b in r['branch_accuracy'])[0] for r in rs)[0]
         for i,(c,(a,s),name) in enumerate(bars):
-            ax.bar(x+i, a, .85, yerr=s if len(rs)>1 else None, color=c, ecolor=INK, capsize=3)
+            ax.bar(x+i, a, .85, yerr=s if len(rs)>1 else None, color=c, ecolor=TEXT_COLOR, capsize=3)
             text = f'{gain:+.1f}\n{a:.1f}' if name=='all' else f'{a:.1f}'
             ax.annotate(text, (x+i, a+s), (0,3), textcoords='offset points', ha='center', color=c, fontsize=10)
             lows.append(a-s); highs.append(a+s)
@@ -123,14 +123,14 @@ def method_bars(
     "A metric of every method: each seed, mean and standard deviation"
     records = [r for r in records if r.get(metric) is not None]
     groups = by_method(records, ('data','preset','fraction'))
-    ax = axes(ax, (7, .55*len(groups)+1.2))
+    ax = get_axes(ax, (7, .55*len(groups)+1.2))
     if not groups: return not_measured(ax)
     for y,(m,rs) in enumerate(groups.items()):
         values = [_percent(metric)*r[metric] for r in rs]
         a, s = mean_std(values)
         c = method_color(m)
         ax.plot(values, [y+.22]*len(values), 'o', mfc='none', color=c, ms=4)
-        ax.errorbar([a], [y], xerr=[s] if len(values)>1 else None, ms=9, capsize=4, lw=2, **look(m))
+        ax.errorbar([a], [y], xerr=[s] if len(values)>1 else None, ms=9, capsize=4, lw=2, **plot_kwargs(m))
         text = f'{a:.1f} ± {s:.1f}' if len(values)>1 else f'{a:.1f}, one seed'
         ax.annotate(text, (1,y), xycoords=('axes fraction','data'), va='center', color=c)
     ax.set_yticks(range(len(groups)), [label(m) for m in groups])
@@ -147,7 +147,7 @@ def disagreement_matrix(
 ): # Axes
     "Share of images on which two branches disagree, mean over records"
     ms = [r['disagreement_matrix'] for r in records if r.get('disagreement_matrix')]
-    ax = axes(ax, (4,3.4))
+    ax = get_axes(ax, (4,3.4))
     if not ms: return not_measured(ax)
     n = len(ms[0])
     if len(sizes := {len(m) for m in ms})>1:
@@ -165,20 +165,20 @@ def disagreement_matrix(
 
 # %% ../../nbs/study/09_plots.ipynb #a9152d89
 @styled
-def reliability(
+def reliability_diagram(
     records:list, # with `reliability`, what `evaluate.reliability_bins` returns
     ax=None       # matplotlib Axes
 ): # Axes
     "Accuracy against confidence for each method, bins pooled over seeds"
-    ax, groups = axes(ax, (7.2,4.2)), by_method([r for r in records if r.get('reliability')])
+    ax, groups = get_axes(ax, (7.2,4.2)), by_method([r for r in records if r.get('reliability')])
     if not groups: return not_measured(ax)
-    ax.plot([0,100], [0,100], color=INK, ls='--', lw=1)
+    ax.plot([0,100], [0,100], color=TEXT_COLOR, ls='--', lw=1)
     for m,rs in groups.items():
         b = pool_bins([r['reliability'] for r in rs])
         xs, ys, ns = zip(*[(100*c,100*a,n) for c,a,n in zip(b['confidence'], b['accuracy'], b['n']) if n])
-        ax.plot(xs, ys, color=method_color(m), lw=1.2, alpha=.8, ls=look(m).get('ls', '-'))
-        ax.plot([], [], label=f'{label(m)}, ECE {100*bins_ece(b):.1f} %', **look(m))
-        ax.scatter(xs, ys, s=[8+160*n/sum(ns) for n in ns], color=method_color(m), marker=look(m)['marker'])
+        ax.plot(xs, ys, color=method_color(m), lw=1.2, alpha=.8, ls=plot_kwargs(m).get('ls', '-'))
+        ax.plot([], [], label=f'{label(m)}, ECE {100*ece_from_bins(b):.1f} %', **plot_kwargs(m))
+        ax.scatter(xs, ys, s=[8+160*n/sum(ns) for n in ns], color=method_color(m), marker=plot_kwargs(m)['marker'])
     ax.set(xlabel='confidence, %', ylabel=_UNITS['test_accuracy'], xlim=(0,102), ylim=(0,102))
     ax.set_aspect('equal'); ax.legend(fontsize=10, loc='upper left', bbox_to_anchor=(1.02,1))
     return ax
@@ -191,7 +191,7 @@ def accuracy_vs_cost(
     ax=None            # matplotlib Axes
 ): # Axes
     "Accuracy against cost, mean ± standard deviation over seeds"
-    ax = axes(ax, (7.2,3.8))
+    ax = get_axes(ax, (7.2,3.8))
     records = [r for r in records if r.get(cost) and r.get('test_accuracy') is not None]
     groups = by_method(records, ('data','preset','fraction'))
     if not groups: return not_measured(ax)
@@ -200,7 +200,7 @@ def accuracy_vs_cost(
         (a,s), (x,_) = mean_std(100*r['test_accuracy'] for r in rs), mean_std(r[cost] for r in rs)
         while any(abs(math.log(x/t))<.02 for t in taken): x *= 1.04
         taken.append(x)
-        ax.errorbar([x], [a], yerr=[s] if len(rs)>1 else None, ms=9, capsize=4, label=label(m), **{**look(m), 'ls': ''})
+        ax.errorbar([x], [a], yerr=[s] if len(rs)>1 else None, ms=9, capsize=4, label=label(m), **{**plot_kwargs(m), 'ls': ''})
     ax.set(xscale='log', xlabel=_UNITS.get(cost, cost), ylabel=_UNITS['test_accuracy'])
     ax.margins(x=.2, y=.15); ax.grid(alpha=.3); ax.legend(fontsize=10, loc='upper left', bbox_to_anchor=(1,1))
     ax.xaxis.set_major_locator(LogLocator(subs=(1,2,5))); ax.xaxis.set_major_formatter(EngFormatter(sep=' '))
@@ -215,13 +215,13 @@ def limited_data(
 ): # Axes
     "Accuracy against the share of the training images, mean ± standard deviation over seeds"
     records = [r for r in records if r.get('fraction') and r.get('test_accuracy') is not None]
-    ax, groups = axes(ax), by_method(records)
+    ax, groups = get_axes(ax), by_method(records)
     if not groups: return not_measured(ax)
     fractions = sorted({r['fraction'] for r in records})
     for m,rs in groups.items():
         at = {f: [100*r['test_accuracy'] for r in rs if r['fraction']==f] for f in fractions}
         x, stats = zip(*[(100*f, mean_std(v)) for f,v in at.items() if v])
-        ax.errorbar(x, [a for a,_ in stats], yerr=[s for _,s in stats], ms=6, capsize=3, label=label(m), **look(m))
+        ax.errorbar(x, [a for a,_ in stats], yerr=[s for _,s in stats], ms=6, capsize=3, label=label(m), **plot_kwargs(m))
     ax.set(xscale='log', xlabel='training images, % of all', ylabel=_UNITS['test_accuracy'])
     ax.set_xticks([100*f for f in fractions], [f'{100*f:g}' for f in fractions]); ax.minorticks_off()
     ax.grid(alpha=.3); ax.legend(fontsize=10)
