@@ -258,7 +258,7 @@ def test_crd_needs_other_classes():
 @pytest.mark.parametrize('wrong, says', [(dict(name='magic'), "got 'magic', expected one of fitnet, at"), (dict(name='sp', weight=-1), 'weight: got -1'), (dict(name='sp', wieght=1), 'wieght: SPLoss has no such setting'),
                                          (dict(name='dkd', tau=0), 'tau: got 0'), (dict(name='dkd', alpha=-1), 'alpha: got -1'), (dict(name='dkd', teacher='best'), "teacher: got 'best'"),
                                          (dict(name='dkd', teacher=True), 'teacher: got True'), (dict(name='one', teacher=0), 'ONELoss has no teacher'), (dict(name='separate', teacher=0), 'a teacher of its own'),
-                                         (dict(name='sp', reduction='batch'), "reduction: got 'batch'"), (dict(name='sp', kd=-1), 'kd_weight: got -1')])
+                                         (dict(name='sp', reduction='batch'), "reduction: got 'batch'"), (dict(name='sp', kd_weight=-1), 'kd_weight: got -1')])
 def test_wrong_calls(wrong, says):
     with pytest.raises(EKDError, match=says): make_baseline(**wrong)
 
