@@ -28,17 +28,17 @@ from fastai.torch_core import set_seed
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from ..arrays import ImageArrays, load_images, split_valid, subset
-from ..core import EKDError, is_sealed, seal, write_atomic, write_json
+from ..arrays import ImageArrays, load_images, stratified_split, stratified_subset
+from ..core import EKDError, digest_matches, add_digest, write_atomic, write_json
 from ..data import image_dls
-from ..evaluate import accuracy, evaluate_student
+from ..evaluate import accuracy_score, evaluate_student
 from ..learner import ekd_learner, teacher_learner
 from ..losses import EKDLoss
 from ..memo import TeacherMemo
-from ..models import count_params, width_for
-from ..pretrained import ready_teachers
+from ..models import count_params, width_for_params
+from ..pretrained import pretrained_teachers
 from ..speed import FusedSGD
-from ..student import branched_student, build
+from ..student import branched_student, create_network
 from .records import provenance
 from .runs import NoValidation
 from ..teachers import TeacherAdapter, TeacherEnsemble
@@ -168,7 +168,7 @@ def suite_student(
     if kind=='branches': return branches, f'{task.student}×{n_branches} after {task.split}'
     most = count_params(branches)
     if not timm_task:
-        width = width_for(most, 8, n_out, channels)
+        width = width_for_params(most, 8, n_out, channels)
         return make(f'resnet8-w{width}', 1), f'resnet8-w{width}'
     width = timm_width(most, n_out, channels)
     return make(timm_resnet(width), 1), f'timm, width {width}'
@@ -239,9 +239,9 @@ def task_rows(
     seed:int,
 )->tuple: # rows of (training, teachers that saw more, validation)
     "Who learns from which images"
-    pool,held = split_valid(data.y_train, min(task.n_valid, len(data.y_train)//2))
+    pool,held = stratified_split(data.y_train, min(task.n_valid, len(data.y_train)//2))
     held = held[:task.n_valid]
-    rows = pool if task.per_class is None else pool[subset(data.y_train[pool], n_per_class=task.per_class, seed=seed)]
+    rows = pool if task.per_class is None else pool[stratified_subset(data.y_train[pool], n_per_class=task.per_class, seed=seed)]
     return rows,pool,held
 
 # %% ../../nbs/study/06_suite.ipynb #b6c2f358
@@ -334,7 +334,7 @@ def train_teacher(self:Bench, i:int, deadline=None)->Path:
 # %% ../../nbs/study/06_suite.ipynb #1c9848bb
 @patch
 def _trained(self:Bench, i:int):
-    model = build(_vision(self.task.archs[i]) if self.files else self.task.archs[i], self.n_out, self.channels)
+    model = create_network(_vision(self.task.archs[i]) if self.files else self.task.archs[i], self.n_out, self.channels)
     model.load_state_dict({k: v.float() if v.is_floating_point() else v for k,v in load_file(str(self.teacher_file(i))).items()})
     return model.eval()
 
@@ -343,12 +343,12 @@ def load_teachers(self:Bench):
     "The teachers, on the bench's device"
     if self.teachers is not None: return self.teachers
     task = self.task
-    if task.teachers=='ready': self.teachers = ready_teachers(self.data, task.archs, self.cells)
+    if task.teachers=='ready': self.teachers = pretrained_teachers(self.data, task.archs, self.cells)
     elif task.teachers=='adapted':
         ours,theirs = self.data.stats,arrays('cifar10').stats
-        models = [TeacherAdapter(m, ours, theirs, channels=3) for m in ready_teachers('cifar10', task.archs).models]
-        self.teachers = TeacherEnsemble(models, task.archs, grid=self.cells)
-    else: self.teachers = TeacherEnsemble([self._trained(i) for i in range(len(task.archs))], task.archs, grid=self.cells)
+        models = [TeacherAdapter(m, ours, theirs, channels=3) for m in pretrained_teachers('cifar10', task.archs).models]
+        self.teachers = TeacherEnsemble(models, task.archs, feature_grid=self.cells)
+    else: self.teachers = TeacherEnsemble([self._trained(i) for i in range(len(task.archs))], task.archs, feature_grid=self.cells)
     self.teachers.to(self.device)
     return self.teachers
 
@@ -372,7 +372,7 @@ def teacher_scores(self:Bench)->dict:
     if path.is_file(): return json.loads(path.read_text())
     pairs = [(self.load_teachers()(x).logits.cpu(), y.cpu()) for x,y in self.dls()[1]]
     zs,y = torch.cat([z for z,_ in pairs], 1),torch.cat([y for _,y in pairs])
-    scores = dict(teachers=[accuracy(o, y) for o in zs], together=accuracy(zs.mean(0), y))
+    scores = dict(teachers=[accuracy_score(o, y) for o in zs], together=accuracy_score(zs.mean(0), y))
     self.weights.mkdir(parents=True, exist_ok=True)
     write_json(path, scores)
     return scores
@@ -409,7 +409,7 @@ def run_candidate(
                   last_epoch={k: round(float(v), 5) for k,v in parts.items() if v is not None},
                   seconds=round(seconds, 2), prepared_s=round(t0-start, 2), **(where or provenance(bench.device)))
     Path(out).mkdir(parents=True, exist_ok=True)
-    write_json(record_path(out, task.name, c.name, bench.seed), seal(json.loads(json.dumps(record))))
+    write_json(record_path(out, task.name, c.name, bench.seed), add_digest(json.loads(json.dumps(record))))
     return record
 
 # %% ../../nbs/study/06_suite.ipynb #8b20a358
@@ -421,7 +421,7 @@ def load_suite(
     records = []
     for path in sorted(Path(folder).glob('*-s*.json')):
         r = json.loads(path.read_text())
-        if not is_sealed(r): raise EKDError(f'record {path}: edited after it was written (its digest does not match)')
+        if not digest_matches(r): raise EKDError(f'record {path}: edited after it was written (its digest does not match)')
         if 'error' not in r and plan in (None, r['plan']): records.append(r)
     return records
 
@@ -465,7 +465,7 @@ def plan()->dict:
     "Tasks, candidates, seeds and rule, sealed"
     body = dict(suite=1, rule=RULE, order=ORDER, seeds=list(SEEDS), finalists=FINALISTS,
                 tasks=[asdict(t) for t in TASKS.values()], candidates=[asdict(c) for c in CANDIDATES.values()])
-    return seal(json.loads(json.dumps(body)))
+    return add_digest(json.loads(json.dumps(body)))
 
 # %% ../../nbs/study/06_suite.ipynb #37af9352
 STEP_S = .03 # first guess, seconds a step
@@ -585,7 +585,7 @@ def run_pool(
     weights=None, # folder of trained teachers; by default inside `out`
     scratch=None, # folder for image files; by default a temporary one
     change=None, # function of a `Task`, to make it smaller
-    say=print,
+    log=print,
 )->int: # runs that failed
     "Run the suite with processes that stay, until all is done or the time is over"
     stop = time.time()+(deadline or 10**9)
@@ -599,7 +599,7 @@ def run_pool(
     pool = [_start(args) for _ in range(workers)]
     if 'files' in chosen and not (scratch/'files').exists(): write_files(scratch/'files', *_how_many(chosen['files']))
     jobs = Jobs(chosen, {n: CANDIDATES[n] for n in candidates or CANDIDATES}, out, _Benches(chosen, scratch, weights), seeds)
-    return _serve(pool, jobs, stop, out, say)
+    return _serve(pool, jobs, stop, out, log)
 
 def _same(task): return task
 
@@ -625,7 +625,7 @@ class _Benches:
         return b
 
 # %% ../../nbs/study/06_suite.ipynb #1fff9644
-def _serve(pool, jobs, stop, out, say):
+def _serve(pool, jobs, stop, out, log):
     "Hand out jobs until none is left or the time is over, then end the workers"
     at,busy,failed,ended,start = {},{},0,0,time.time()
     idle = [p for _,p in pool]
@@ -642,13 +642,13 @@ def _serve(pool, jobs, stop, out, say):
             try: job,seconds,error = pipe.recv()
             except EOFError:
                 failed += 1
-                say(f'a worker died at {job}')
+                log(f'a worker died at {job}')
                 continue
             idle.append(pipe)
             ended += 1
-            failed += _note(jobs, job, seconds, error, out, say)
+            failed += _note(jobs, job, seconds, error, out, log)
             at[pipe] = (job[1], job[3])
-            say(f'{time.time()-start:5.0f} s  {ended:4} jobs  {" ".join(map(str, job))}  {seconds:.1f} s')
+            log(f'{time.time()-start:5.0f} s  {ended:4} jobs  {" ".join(map(str, job))}  {seconds:.1f} s')
     for pipe in idle: pipe.send(None)
     patience = time.time()+3
     for process,_ in pool:
@@ -656,17 +656,17 @@ def _serve(pool, jobs, stop, out, say):
         if process.is_alive(): process.kill()
     return failed
 
-def _note(jobs, job, seconds, error, out, say):
+def _note(jobs, job, seconds, error, out, log):
     "Keep how long a run took, or why it failed"
     kind,t,what,seed = job
     if not error:
         if kind=='run': jobs.cost.setdefault((t, CANDIDATES[what].student), []).append(seconds)
         return 0
-    say(f'failed: {job}: {error}')
+    log(f'failed: {job}: {error}')
     if 'TimeoutError' in error: return 0
     folder = Path(out)/'failed'
     folder.mkdir(exist_ok=True)
-    write_json(folder/f'{t}-{what}-s{seed}.json', seal(dict(task=t, candidate=str(what), seed=seed, error=error)))
+    write_json(folder/f'{t}-{what}-s{seed}.json', add_digest(dict(task=t, candidate=str(what), seed=seed, error=error)))
     return 1
 
 # %% ../../nbs/study/06_suite.ipynb #40959b44
