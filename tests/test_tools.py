@@ -6,7 +6,7 @@ import pytest
 
 TOOLS = Path(__file__).resolve().parents[1]/'tools'
 sys.path.insert(0, str(TOOLS))
-import cells, readme
+import cells, code_style, readme
 import check_notebooks as check
 import run_notebooks as run
 
@@ -50,6 +50,76 @@ def test_only_certain_displays_are_demanded():
 def test_an_exported_main_must_not_run_when_the_site_is_built():
     main = "if __name__ == '__main__': main()"
     assert [i for i, _ in check.check_source(notebook(code(f'#| export\n{main}'), code(f'#| export\n#| eval: false\n{main}')))] == [0]
+
+
+LONG = "'" + 'x'*119 + "'"   # 121 characters
+def rules(src): return [rule for _, rule, _ in code_style.check_code(src)]
+def exported(*lines): return '\n'.join(('#| export', *lines))
+
+
+@pytest.mark.parametrize('src, rule', [
+    (LONG, 'width'),
+    (f'def f():\n    return {LONG}', 'width'),
+    (f'def f(\n    x, # {LONG}{LONG}\n): return x', 'width'),
+    (f"raise ValueError({LONG}'and twenty more')", 'width'),
+    (exported(*['f()']*31), 'cell'),
+    (exported('a,b,c,d = t'), 'targets'),
+    (exported('f = lambda x: x'), 'lambda'),
+    ('def f():\n    import os', 'import'),
+    ('class A:\n    def f(self):\n        from a import b', 'import'),
+    ('a if b else c if d else e', 'if-else'),
+    ('f(1 if b else 2) if d else e', 'if-else'),
+    ("['x']*(a>0)", 'times'),
+    ("(not a)*' text'", 'times'),
+    ("f'{a}'*bool(b)", 'times')])
+def test_code_out_of_style_is_reported(src, rule): assert rules(src)==[rule]
+
+
+ROWS = [f'    k{i}=f({i}),' for i in range(40)]
+@pytest.mark.parametrize('src', [
+    f'#| fig-alt: {LONG}\nplot()',
+    f'def f(\n    x, # an argument {"and so on "*10}\n): return x',
+    f'class A:\n    x:int # {LONG}',
+    f'raise ValueError({LONG})',
+    f"expect(a>0, 'a', a,\n       {LONG})",
+    exported(*['f()', '']*30),
+    exported('T = dict(', *ROWS, ')'),
+    exported('T = {r.k: r for r in (', *[r.partition('=')[2] for r in ROWS], ')}'),
+    exported('class A:', *[f'    a{i}:int=0 # what it is' for i in range(40)]),
+    '\n'.join(['f()']*40),
+    'a,b,c,d = t',
+    'f = lambda x: x',
+    exported('a,b,c = t', 'for a,b,c,d in t: f()', 'key = sorted(t, key=lambda x: x)'),
+    'import os',
+    'def f():\n    import onnx   # optional',
+    'a if b else c\nd if e else f',
+    "[0]*n, 'x'*3, ' '*len(a)",
+    '%matplotlib inline\n!ls',
+    '%%bash\nls if'])
+def test_code_in_style_passes(src): assert rules(src)==[]
+
+
+def test_style_is_counted_per_notebook_and_no_part_of_the_default_run(tmp_path, capsys):
+    path = tmp_path/'x.ipynb'
+    path.write_text(json.dumps(notebook(code(exported('f = lambda x: x', 'a,b,c,d = t')), code(LONG))))
+    assert check.main(['--style', str(path)])
+    said = capsys.readouterr().out
+    assert 'x.ipynb, cell 0, line 2: gives a lambda a name' in said and 'cell 1, line 1: has 121 characters' in said
+    assert '3 complaints about style' in said
+    assert [l.split()[1:] for l in said.splitlines() if l.startswith(str(path)) and 'cell' not in l] == [['1', '1', '1']]
+    assert check.STYLE in ('', 'notebooks', 'all')
+
+
+def test_style_of_tools_and_tests_is_their_width(tmp_path):
+    path = tmp_path/'x.py'
+    path.write_text(f'f = lambda x: x\n\nx = {LONG}')
+    assert [(where, rule) for where, rule, _ in check.style_complaints(path)] == [('line 3', 'width')]
+
+
+def test_exceptions_from_style_are_few_explained_and_needed():
+    cells = {c.get('id'): ''.join(c['source']) for p in check.notebooks() for c in json.loads(p.read_text())['cells']}
+    assert len(code_style.EXCEPTIONS)<=10 and all(code_style.EXCEPTIONS.values())
+    for cell in code_style.EXCEPTIONS: assert rules(cells[cell]), f'{cell} needs no exception'
 
 
 def differ(a, b): return run.difference(code('x', *a), code('x', *b))

@@ -1,13 +1,21 @@
 """Checks every notebook without running it: clean, executed, free of stored errors, and in sync with the library.
 
     python tools/check_notebooks.py [nbs/07_losses.ipynb ...]
+    python tools/check_notebooks.py --style [nbs/07_losses.ipynb ...]
 
 Each complaint is one line naming the notebook and the cell. Nothing in the tree is changed.
+`--style` reads how the code is written (tools/code_style.py) instead, and counts per notebook.
 """
 import ast, copy, filecmp, json, os, re, shutil, subprocess, sys, tempfile
+from collections import Counter
 from pathlib import Path
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import code_style
 
 ROOT = Path(__file__).resolve().parents[1]
+BY_HAND = ('__init__.py', '__main__.py')   # the only modules that come from no notebook
+IGNORED = shutil.ignore_patterns('.ipynb_checkpoints', '_*')   # of `nbs/`, when it is exported
+STYLE = ''   # in the default run, style is asked of: '' nothing, 'notebooks', 'all' (tools and tests, too)
 UNSTORED = re.compile(r'^\s*#\|\s*(hide|export\w*|default_exp|slow|real|eval:\s*false)\b', re.M)
 
 
@@ -30,9 +38,11 @@ def must_show(src):
     code = '\n'.join('' if l.lstrip().startswith(('%', '!')) else l for l in src.splitlines())
     try: body = ast.parse(code).body
     except SyntaxError: return False
-    prints = any(isinstance(s, ast.Expr) and isinstance(s.value, ast.Call) and getattr(s.value.func, 'id', '') == 'print' for s in body)
+    calls = [s.value for s in body if isinstance(s, ast.Expr) and isinstance(s.value, ast.Call)]
+    prints = any(getattr(c.func, 'id', '') == 'print' for c in calls)
     last = body[-1] if body else None
-    value = isinstance(last, ast.Expr) and not isinstance(last.value, (ast.Call, ast.Await, ast.Yield)) and not src.rstrip().endswith(';')
+    silent = src.rstrip().endswith(';') or not isinstance(last, ast.Expr)
+    value = not silent and not isinstance(last.value, (ast.Call, ast.Await, ast.Yield))
     return prints or (value and not (isinstance(last.value, ast.Constant) and last.value.value in (None, ...)))
 
 
@@ -67,7 +77,8 @@ def check_source(nb):
     "Building the site executes exported cells, in a place where `__name__` is `__main__`"
     for i, c in enumerate(nb['cells']):
         s = source(c)
-        if c['cell_type'] == 'code' and re.search(r'^if __name__', s, re.M) and re.search(r'^#\|\s*export', s, re.M) and 'eval: false' not in s:
+        if c['cell_type'] != 'code' or 'eval: false' in s: continue
+        if re.search(r'^if __name__', s, re.M) and re.search(r'^#\|\s*export', s, re.M):
             yield i, "exports `if __name__ == '__main__'` without `#| eval: false`: building the site would run it"
 
 
@@ -82,12 +93,13 @@ def check_export(root=ROOT):
     "Export the notebooks in a copy of the project; every file that differs from the library is a complaint"
     with tempfile.TemporaryDirectory() as tmp:
         tmp = Path(tmp)
-        shutil.copytree(root/'nbs', tmp/'nbs', symlinks=True, ignore=shutil.ignore_patterns('.ipynb_checkpoints', '_*'))
+        shutil.copytree(root/'nbs', tmp/'nbs', symlinks=True, ignore=IGNORED)
         for f in ('pyproject.toml', 'settings.ini'): shutil.copy(root/f, tmp/f)
         (tmp/'ekd_nb').mkdir()
-        shutil.copy(root/'ekd_nb/__init__.py', tmp/'ekd_nb')
-        r = subprocess.run([sys.executable, '-c', 'from nbdev.doclinks import nbdev_export; nbdev_export.__wrapped__()'],
-                           cwd=tmp, capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(tmp)})
+        for f in BY_HAND: shutil.copy(root/'ekd_nb'/f, tmp/'ekd_nb')
+        export = 'from nbdev.doclinks import nbdev_export; nbdev_export.__wrapped__()'
+        r = subprocess.run([sys.executable, '-c', export], cwd=tmp, capture_output=True, text=True,
+                           env={**os.environ, 'PYTHONPATH': str(tmp)})
         if r.returncode: return [f'nbdev-export failed: {r.stderr.strip().splitlines()[-1]}']
         here, fresh = ({str(p.relative_to(d)) for p in (d/'ekd_nb').rglob('*.py')} for d in (root, tmp))
         return [*(f'{f} comes from no notebook' for f in sorted(here-fresh)),
@@ -96,12 +108,42 @@ def check_export(root=ROOT):
                   if not filecmp.cmp(root/f, tmp/f, shallow=False))]
 
 
+def style_complaints(path):
+    "Complaints about how code is written, each `(where, rule, text)`"
+    text = Path(path).read_text(encoding='utf-8')
+    if Path(path).suffix=='.py': return [(f'line {line}', rule, says) for line,rule,says in code_style.check_file(text)]
+    return [(f'cell {i}, line {line}', rule, says) for i,line,rule,says in code_style.check_cells(json.loads(text))]
+
+
+def style_paths(root=ROOT):
+    "Notebooks, and the files in which only the width of lines is checked"
+    return [*notebooks(root), *sorted(p for d in ('tools', 'tests') for p in (Path(root)/d).rglob('*.py'))]
+
+
+def report_style(paths):
+    "Print every complaint about style, then a table with a line for each file; the number of complaints"
+    found = {p: style_complaints(p) for p in paths}
+    for p,bad in found.items():
+        for where,_,text in bad: print(f'{name_of(p)}, {where}: {text}')
+    counts = {p: Counter(rule for _,rule,_ in bad) for p,bad in found.items() if bad}
+    width = max((len(name_of(p)) for p in counts), default=0)
+    rows = [('', {r: r for r in code_style.RULES}), *((name_of(p), n) for p,n in counts.items())]
+    for name,n in rows if counts else []: print(f'{name:{width}}'+''.join(f'{n[r] or "":>9}' for r in code_style.RULES))
+    n = sum(map(len, found.values()))
+    print(f'{len(paths)} files: ' + (f'{n} complaints about style' if n else 'in style'))
+    return n
+
+
 def main(args):
+    if '--style' in args: return bool(report_style([Path(a) for a in args if a!='--style'] or style_paths()))
     paths = [Path(a) for a in args] or notebooks()
     bad = [f'{name_of(p)}{"" if i is None else f", cell {i}"} {text}' for p in paths for i, text in check_notebook(p)]
     if not args: bad += check_export()
+    styled = [] if not STYLE else paths if args or STYLE=='notebooks' else style_paths()
+    bad += [f'{name_of(p)}, {where}: {text}' for p in styled for where,_,text in style_complaints(p)]
     for b in bad: print(b)
-    print(f'{len(paths)} notebooks: ' + (f'{len(bad)} complaints' if bad else 'clean, executed and in sync with the library'))
+    verdict = f'{len(bad)} complaints' if bad else 'clean, executed and in sync with the library'
+    print(f'{len(paths)} notebooks: {verdict}')
     return bool(bad)
 
 
