@@ -11,6 +11,7 @@ from ekd_nb.data import image_dls, stratified_subset
 from ekd_nb.learner import ekd_learner, first_batch, teacher_learner
 from ekd_nb.losses import EKDLoss
 from ekd_nb.student import StudentOutput
+from ekd_nb.teachers import TeacherEnsemble
 
 warnings.filterwarnings('ignore')
 
@@ -101,9 +102,30 @@ def test_teacher_learner_refuses_a_network_of_other_classes():
 
 
 def test_import_is_light():
-    "Importing the learner pulls in neither fastai.vision.all nor timm nor ONNX"
-    code = 'import sys, ekd_nb.learner; print([m for m in ("timm", "fastai.vision.all", "fastai.text.all", "onnx") if m in sys.modules])'
-    assert subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True).stdout.strip() == '[]'
+    "Importing the learner loads no other wing, no front door, no library that only some need; the package alone loads nothing"
+    code = """if True:
+        import sys, ekd_nb
+        first = {m for m in sys.modules if m.startswith('ekd_nb.') or m in ('torch', 'fastai')}
+        import ekd_nb.learner
+        heavy = 'timm', 'onnx', 'fastai.vision.all', 'fastai.text.all', 'ekd_nb.all', 'ekd_nb.study', 'ekd_nb.baselines'
+        print(sorted(first), [m for m in heavy if m in sys.modules])"""
+    r = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
+    assert r.stdout.strip() == '[] []', r.stderr
+
+
+def test_front_door_knows_the_names_and_the_modules():
+    import ekd_nb, ekd_nb.all, ekd_nb.study.runs
+    from ekd_nb import TeacherEnsemble as ensemble, ekd_learner as same, losses
+    assert same is ekd_learner is ekd_nb.all.ekd_learner and ensemble is TeacherEnsemble and losses.EKDLoss is EKDLoss
+    assert ekd_nb.learner.ekd_learner is same and all(getattr(ekd_nb.all, n) is not None for n in ekd_nb.all.__all__)
+    with pytest.raises(ImportError, match='no_such_name'): from ekd_nb import no_such_name
+    assert not hasattr(ekd_nb, '_private')
+
+
+def test_the_package_runs_as_the_command_line():
+    r = subprocess.run([sys.executable, '-W', 'ignore', '-m', 'ekd_nb', '--help'], capture_output=True, text=True)
+    assert r.returncode == 0 and '--preset' in r.stdout
+    assert (Path(__file__).parents[1]/'ekd_nb/py.typed').exists()
 
 
 def test_light_branches_are_the_default_and_survive_saving(tmp_path):
