@@ -1,0 +1,72 @@
+"The house: three wings whose arrows go down only, rooms of a readable size, each on the site"
+import ast, re, sys
+from pathlib import Path
+import pytest, yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT/'tools'))
+from check_notebooks import notebooks
+
+BY_HAND = {'__init__', '__main__', '_modidx'}
+MODULES = {p.relative_to(ROOT).with_suffix('').as_posix().replace('/', '.'): p
+           for p in sorted((ROOT/'ekd_nb').rglob('*.py')) if p.stem not in BY_HAND}
+LINES = 330   # of a module
+CLIMBS = {('callbacks', 'checkpoint'), ('pretrained', 'teachers'), ('speed', 'fold'), ('tables', 'style')}   # known arrows up
+TOO_LARGE = {'ekd_nb.evaluate', 'ekd_nb.study.suite'}
+NO_CONTRACT = {'ekd_nb.callbacks', 'ekd_nb.learner', 'ekd_nb.study.runs'}
+
+
+def wing(module): return module.split('.')[1] if module.count('.')>1 else 'library'
+
+def number(module):
+    "The number of the notebook that a module comes from"
+    return int(re.search(r'File to edit: \S*?(\d+)_\w+\.ipynb', MODULES[module].read_text())[1])
+
+def imported(module):
+    "The modules of this package that a module imports anywhere, also inside its functions"
+    parts, found = module.split('.')[:-1], set()
+    for n in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(n, ast.Import): found |= {a.name for a in n.names}
+        if not isinstance(n, ast.ImportFrom): continue
+        base = '.'.join([*(parts[:len(parts)-n.level+1] if n.level else []), *([n.module] if n.module else [])])
+        found |= {base} | {f'{base}.{a.name}' for a in n.names}
+    return {m for m in found if m in MODULES}
+
+
+def test_imports_are_seen():
+    assert {'ekd_nb.core', 'ekd_nb.losses', 'ekd_nb.student'} <= imported('ekd_nb.learner')
+    assert 'ekd_nb.learner' in imported('ekd_nb.study.runs')
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_arrows_go_down_only(module):
+    allowed = {'library': {'library'}, 'baselines': {'library', 'baselines'}, 'study': {'library', 'baselines', 'study'}}[wing(module)]
+    for other in imported(module):
+        assert wing(other) in allowed, f'{module} imports {other}, which is in another wing'
+        below = wing(other)!=wing(module) or number(other)<number(module)
+        if not below and (module.split('.')[-1], other.split('.')[-1]) in CLIMBS: pytest.xfail(f'{module} imports {other}')
+        assert below, f'{module} (notebook {number(module):02}) imports {other} ({number(other):02}), expected a lower number'
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_a_room_is_not_too_large(module):
+    n = len(MODULES[module].read_text().splitlines())
+    if n>LINES and module in TOO_LARGE: pytest.xfail(f'{n} lines')
+    assert n<=LINES, f'{module} has {n} lines, expected at most {LINES}'
+
+
+def test_every_notebook_is_in_the_sidebar():
+    def pages(o):
+        if isinstance(o, str): return {o}
+        return set().union(*map(pages, o if isinstance(o, list) else [o.get('contents', []), o.get('href', [])]))
+    nbs = ROOT/'nbs'
+    here = {p.relative_to(nbs).as_posix() for p in notebooks(ROOT)}
+    assert pages(yaml.safe_load((ROOT/'_quarto.yml').read_text())['website']['sidebar']['contents']) == here
+
+
+@pytest.mark.parametrize('module', [m for m in MODULES if m!='ekd_nb.losses'])
+def test_losses_are_read_by_their_contract(module):
+    "`DistillLoss` documents what others read: nobody looks whether a loss has an attribute"
+    found = re.findall(r"(?:get|has)attr\((?:self\.|learn\.)*loss(?:_func)?, (?!'__).*", MODULES[module].read_text())
+    if found and module in NO_CONTRACT: pytest.xfail(found[0])
+    assert not found, f'{module}: {found[0]}'
