@@ -96,11 +96,18 @@ class Projection(nn.Module):
         nf:int, # channels of all teachers together
         feature_grid:int=1, # cells a side
         hidden:int=0, # channels between two convolutions; 0 for a single one
+        centred:bool=False, # output of mean zero over the batch, as standardised features have
     ):
         super().__init__()
-        one = nn.Conv2d(ni, nf, 1) if not hidden else nn.Sequential(nn.Conv2d(ni, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, nf, 1))
-        self.conv,self.feature_grid = one,feature_grid
-    def forward(self, f): return self.conv(F.adaptive_avg_pool2d(f, self.feature_grid))
+        self.first = nn.Conv2d(ni, hidden, 1) if hidden else None
+        self.conv = nn.Conv2d(hidden or ni, nf, 1, bias=not centred)
+        self.feature_grid,self.centred = feature_grid,centred
+
+    def forward(self, f):
+        f = F.adaptive_avg_pool2d(f, self.feature_grid)
+        if self.first is not None: f = F.relu(self.first(f))
+        if self.centred: f = f - f.mean((0,2,3), keepdim=True)   # here there are fewer channels than after the convolution
+        return self.conv(f)
 
 # %% ../nbs/12_learner.ipynb #3a569c26
 def _n_classes(teachers, x):
@@ -169,7 +176,9 @@ def _add_projections(student, loss_func, out, feature_grid, dls, x):
     student.train(mode)
     if make: student.projections = make(widths, out.features, dls); return
     hidden = 2 if getattr(loss_func, 'projection', 'linear')=='mlp' else 0   # times the branch's own channels
-    student.projections = nn.ModuleList([Projection(w, sum(f.shape[1] for f in out.features), feature_grid, hidden*w) for w in widths])
+    centred = getattr(loss_func, 'hint_error', 'mse')!='mse'
+    n_features = sum(f.shape[1] for f in out.features)
+    student.projections = nn.ModuleList([Projection(w, n_features, feature_grid, hidden*w, centred) for w in widths])
 
 # %% ../nbs/12_learner.ipynb #fea0b088
 def student_splitter(model): return getattr(model, 'module', model).param_groups()
