@@ -160,7 +160,7 @@ def per_channel(
 def standardize(
     joined:Tensor, # features of the teachers [B,g²,ΣF], see `concat_features`
     sizes:list, # channels of each teacher
-)->tuple: # (standardised features [B,g²,ΣF]; factors [T] that make a constant prediction cost 1, or 0 for a teacher that does not vary)
+)->tuple: # (standardised features [B,g²,ΣF]; factors [T] that make a prediction of zeros cost 1, or 0 for a teacher that does not vary)
     "Channels with mean 0 and a variance near 1 over images and cells"
     mean = joined.mean((0,1))
     joined = joined - mean
