@@ -1,0 +1,30 @@
+"What CONTRIBUTING.md says must work: its Python is run from top to bottom, and the files it names exist"
+import re
+from pathlib import Path
+import torch
+import ekd_nb.all
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT/'CONTRIBUTING.md').read_text()
+BLOCKS = re.findall(r'^```python\n(.*?)^```', TEXT, re.M | re.S)
+
+
+def test_the_examples_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    names = {}
+    for block in BLOCKS: exec(compile(block, 'CONTRIBUTING.md', 'exec'), names)
+    row = dict(zip(names['learn'].recorder.metric_names[1:], names['learn'].recorder.values[-1]))
+    assert all(row[n]>0 for n in names['LogitMSELoss'].term_names)
+
+
+def test_the_files_it_names_exist():
+    named = set(re.findall(r'`((?:tools|tests|nbs|ekd_nb)/[\w/.]*)`', TEXT))
+    assert named and not [f for f in named if not (ROOT/f).exists()]
+
+
+def test_every_room_of_the_library_is_named():
+    rooms = {p.stem for p in (ROOT/'nbs').glob('[0-9]*.ipynb')}
+    assert not [r for r in rooms if f'`{r}`' not in TEXT]
+    study = TEXT.partition('### `nbs/study/`')[2].partition('## To add')[0]
+    assert not [p.stem for p in (ROOT/'ekd_nb/study').glob('[a-z]*.py') if p.stem not in study]
