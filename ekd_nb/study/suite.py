@@ -184,14 +184,15 @@ def write_files(
 ):
     "Ten classes of CIFAR-100 as PNG files of 64 pixels: `train` and `valid`, a folder for each class"
     root,data = Path(root),load_images('cifar100')
+    part = root.with_name(f'.{root.name}.{os.getpid()}')
     for c in FILE_CLASSES:
         rows = np.flatnonzero(data.y_train==c)[:per_class]
         for i,row in enumerate(rows):
-            folder = root/('valid' if i<n_valid else 'train')/str(data.classes[c])
+            folder = part/('valid' if i<n_valid else 'train')/str(data.classes[c])
             folder.mkdir(parents=True, exist_ok=True)
             image = Image.fromarray(data.x_train[row]).resize((FILE_SIZE,)*2, Image.BICUBIC)
             image.save(folder/f'{row}.png', compress_level=1)
-    return root
+    return part.rename(root)
 
 def few_files(
     root, # made by `write_files`

@@ -1,0 +1,53 @@
+"The development suite: its plan is sealed, both families are tuned alike, and its rule is the one that is written down"
+import json
+from pathlib import Path
+
+
+from ekd_nb.core import digest_matches
+from ekd_nb.study.suite import CANDIDATES, EKD_CANDIDATES, KD_CANDIDATES, TASKS, Jobs, load_suite, plan, ranking, tiny
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_plan_digest_matches_and_names_what_is_run():
+    written = json.loads((ROOT/'results/plans/suite.json').read_text())
+    assert digest_matches(written)
+    assert {t['name'] for t in written['tasks']} == set(TASKS) and len(TASKS) >= 8
+    assert {c['name'] for c in written['candidates']} <= set(CANDIDATES)
+    assert len(EKD_CANDIDATES) == len(KD_CANDIDATES)
+
+
+def test_records_are_of_the_plan_and_of_validation_images():
+    digest = json.loads((ROOT/'results/plans/suite.json').read_text())['digest']
+    for r in load_suite(ROOT/'results/suite'):
+        assert r['plan'] == digest and r['evaluated_on'] == 'valid' and not r['dirty']
+
+
+def record(task, candidate, accuracy, seed=0): return dict(task=task, candidate=candidate, seed=seed, accuracy=accuracy)
+
+
+def test_the_rule_prefers_no_harm_to_a_high_mean():
+    records = [record(t, 'labels', .5) for t in ('grey', 'scale')]
+    records += [record('grey', 'std-3', .9), record('scale', 'std-3', .49)]      # +40 and -1
+    records += [record('grey', 'ekd', .51), record('scale', 'ekd', .497)]        # +1 and -0.3
+    assert list(ranking(records).index) == ['ekd', 'std-3']
+    assert list(ranking(records, limit=1.5).index) == ['std-3', 'ekd']
+
+
+def test_a_candidate_without_a_task_comes_last():
+    records = [record(t, 'labels', .5) for t in ('grey', 'scale')]
+    records += [record('grey', 'std-3', .9), record('grey', 'ekd', .4), record('scale', 'ekd', .4)]
+    assert list(ranking(records).index) == ['ekd', 'std-3']
+
+
+def test_jobs_wait_for_teachers_and_stop_in_time(tmp_path):
+    class Missing:
+        def needs(self): return [0]
+    tasks = {'digits-more': tiny(TASKS['digits-more'])}
+    jobs = Jobs(tasks, {'labels': CANDIDATES['labels']}, tmp_path, lambda t, seed: Missing(), seeds=(0,))
+    assert jobs.next(100) == ('teacher', 'digits-more', 0, 0)
+    assert jobs.next(100) is None          # its teacher is being trained
+    Missing.needs = lambda self: []
+    assert jobs.next(.1) is None           # no time
+    assert jobs.next(100) == ('run', 'digits-more', 'labels', 0)
+    assert jobs.next(100) is None
