@@ -90,13 +90,13 @@ def save_student(
     s = learn.model if learn else source
     if not isinstance(s, BranchedStudent): raise EKDError(f'source: got a {type(s).__name__}, expected a BranchedStudent or the Learner of one')
     config = getattr(s, 'config', {})
-    arch,split = arch or config.get('arch') or [],config.get('split') if split is None else split
+    arch,split = arch or config.get('arch') or [],split if split is not None else config.get('split', len(s.trunk))
     arch = [arch]*s.n_branches if isinstance(arch, str) else list(arch)[:s.n_branches]
     bare = s.keep(range(s.n_branches)).cpu()
     sd,n_out,channels = {k: v.contiguous() for k,v in bare.state_dict().items()},bare.branches[0].head.out_features,_channels(bare)
     if not _same(arch, split, bare, n_out, channels): raise EKDError(f'arch: {arch} split at {split!r} is not this student; pass the names it is built from')
     info = dict(student_manifest(learn) if learn else {}, **info)
-    man = dict(schema=1, arch=arch, split=len(bare.trunk) if split is None else split, fusion=bare.fusion.name, n_branches=bare.n_branches, n_out=n_out, in_channels=channels, params=count_params(bare), versions=library_versions(), **info)
+    man = dict(schema=1, arch=arch, split=split, fusion=bare.fusion.name, n_branches=bare.n_branches, n_out=n_out, in_channels=channels, params=count_params(bare), versions=library_versions(), **info)
     path = Path(folder)/f'{name}.safetensors'
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

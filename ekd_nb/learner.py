@@ -191,7 +191,7 @@ def ekd_learner(
     *,
     n_branches:int=None, # by default one per teacher
     n_out:int=None, # classes; by default those of `dls`
-    split=None, # where the trunk ends: name of its last stage or number of stages, see `branched_student`; `None` gives light branches
+    split=None, # where the trunk ends: name of its last stage, number of its stages, or 'heads', see `branched_student`
     fusion:str='mean', # `mean`, `prob` or `gate`
     cut=None, # fastai's `cut` for networks without `.stages`
     trunk_grad:float=None, # factor on the gradient into the trunk; by default 1/N for a loss that sums over branches, else 1
