@@ -43,7 +43,7 @@ def test_imports_are_seen():
 @pytest.mark.parametrize('module', MODULES)
 def test_arrows_go_down_only(module):
     for other in imported(module):
-        assert WINGS.index(wing(other))<=WINGS.index(wing(module)), f'{module} imports {other}, which is in another wing'
+        assert WINGS.index(wing(other))<=WINGS.index(wing(module)), f'{module} imports {other} of another wing'
         below = wing(other)!=wing(module) or number(other)<number(module)
         names = f'{module} (notebook {number(module):02}) imports {other} ({number(other):02})'
         if not below and (module.split('.')[-1], other.split('.')[-1]) in CLIMBS: pytest.xfail(names)

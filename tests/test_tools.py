@@ -12,13 +12,21 @@ import run_notebooks as run
 
 
 def out(text): return {'output_type': 'stream', 'name': 'stdout', 'text': [text]}
-def picture(): return {'output_type': 'display_data', 'metadata': {}, 'data': {'image/png': 'iVBORw==', 'text/plain': ['<Figure size 640x480 with 1 Axes>']}}
-def code(src, *outputs): return {'cell_type': 'code', 'id': f'c{abs(hash(src)) % 10**6}', 'metadata': {}, 'execution_count': None,
-                                 'source': src.splitlines(True), 'outputs': list(outputs)}
-def notebook(*cells): return {'cells': list(cells), 'nbformat': 4, 'nbformat_minor': 5,
-                              'metadata': {'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}}}
+def result(**data):
+    return {'output_type': 'execute_result', 'metadata': {}, 'execution_count': None,
+            'data': {k.replace('_', '/'): v for k, v in data.items()}}
+def picture():
+    return {'output_type': 'display_data', 'metadata': {},
+            'data': {'image/png': 'iVBORw==', 'text/plain': ['<Figure size 640x480 with 1 Axes>']}}
+def code(src, *outputs):
+    return {'cell_type': 'code', 'id': f'c{abs(hash(src)) % 10**6}', 'metadata': {}, 'execution_count': None,
+            'source': src.splitlines(True), 'outputs': list(outputs)}
+def notebook(*cells):
+    kernel = {'display_name': 'python3', 'language': 'python', 'name': 'python3'}
+    return {'cells': list(cells), 'nbformat': 4, 'nbformat_minor': 5, 'metadata': {'kernelspec': kernel}}
 
 
+ERROR = {'output_type': 'error', 'ename': 'ValueError', 'evalue': 'no', 'traceback': []}
 def complaints(nb): return [*check.check_clean(nb), *check.check_executed(nb)]
 
 
@@ -31,7 +39,7 @@ def test_clean_executed_notebook_passes():
     (lambda nb: nb['cells'][1]['metadata'].update(collapsed=True), 'not clean'),
     (lambda nb: nb['metadata'].update(language_info={'name': 'python'}), 'metadata'),
     (lambda nb: nb['cells'][1].update(outputs=[]), 'not executed'),
-    (lambda nb: nb['cells'][0].update(outputs=[{'output_type': 'error', 'ename': 'ValueError', 'evalue': 'no', 'traceback': []}]), 'stored error')])
+    (lambda nb: nb['cells'][0].update(outputs=[ERROR]), 'stored error')])
 def test_spoiled_notebook_is_refused(spoil, says):
     nb = notebook(code('x = 1'), code('print(x)', out('1\n')))
     spoil(nb)
@@ -49,7 +57,8 @@ def test_only_certain_displays_are_demanded():
 
 def test_an_exported_main_must_not_run_when_the_site_is_built():
     main = "if __name__ == '__main__': main()"
-    assert [i for i, _ in check.check_source(notebook(code(f'#| export\n{main}'), code(f'#| export\n#| eval: false\n{main}')))] == [0]
+    nb = notebook(code(f'#| export\n{main}'), code(f'#| export\n#| eval: false\n{main}'))
+    assert [i for i, _ in check.check_source(nb)] == [0]
 
 
 LONG = "'" + 'x'*119 + "'"   # 121 characters
@@ -106,7 +115,8 @@ def test_style_is_counted_per_notebook_and_no_part_of_the_default_run(tmp_path, 
     said = capsys.readouterr().out
     assert 'x.ipynb, cell 0, line 2: gives a lambda a name' in said and 'cell 1, line 1: has 121 characters' in said
     assert '3 complaints about style' in said
-    assert [l.split()[1:] for l in said.splitlines() if l.startswith(str(path)) and 'cell' not in l] == [['1', '1', '1']]
+    table = [l.split() for l in said.splitlines() if l.startswith(str(path)) and 'cell' not in l]
+    assert table == [[str(path), '1', '1', '1']]
     assert check.STYLE in ('', 'notebooks', 'all')
 
 
@@ -126,13 +136,15 @@ def differ(a, b): return run.difference(code('x', *a), code('x', *b))
 
 
 @pytest.mark.parametrize('a, b', [
-    ('12.3 s', '15 s'), ('took 1.2 ms ± 3 µs', 'took 9.8 ms ± 4 µs'), ('2,304 images/s', '1810 images/s'), ('0.912', '0.905'),
+    ('12.3 s', '15 s'), ('took 1.2 ms ± 3 µs', 'took 9.8 ms ± 4 µs'), ('2,304 images/s', '1810 images/s'),
+    ('0.912', '0.905'), ('a   1.50 b', 'a 1.51  b'), ('commit 8e738707ef', 'commit 8e738707ef'),
     ('<A object at 0x7f01>', '<A object at 0x7f02>'), ('/tmp/ab/c.json', '/home/me/c.json'), ('0:01', '00:07'),
-    ('2026-11-22T13:00:01', '2027-01-01'), ('990 KiB', '1012 KiB'), ('torch 2.15.0+cu130', 'torch 2.11.1'), ('a   1.50 b', 'a 1.51  b'), ('commit 8e738707ef', 'commit 8e738707ef')])
+    ('2026-11-22T13:00:01', '2027-01-01'), ('990 KiB', '1012 KiB'), ('torch 2.15.0+cu130', 'torch 2.11.1')])
 def test_what_changes_between_runs_is_not_compared(a, b): assert differ([out(a)], [out(b)]) is None
 
 
-@pytest.mark.parametrize('a, b', [('272474', '272475'), ('0.912', '0.80'), ('plain 1', 'branched 1'), ('x', ''), ('(3, 32)', '(3, 64)')])
+@pytest.mark.parametrize('a, b', [
+    ('272474', '272475'), ('0.912', '0.80'), ('plain 1', 'branched 1'), ('x', ''), ('(3, 32)', '(3, 64)')])
 def test_what_must_not_change_is(a, b): assert differ([out(a)], [out(b)])
 
 
@@ -149,13 +161,14 @@ def test_a_run_names_the_failing_cell_and_skips_what_is_marked(tmp_path):
     nbformat.validate(nbformat.from_dict(fresh))
 
 
-def index(*cells): return notebook({'cell_type': 'markdown', 'id': 'a', 'metadata': {}, 'source': ['# t\n', '\n', '> d']}, *cells)
+def index(*cells): return notebook(md('# t\n\n> d'), *cells)
 def md(src): return {'cell_type': 'markdown', 'id': 'm', 'metadata': {}, 'source': src.splitlines(True)}
 
 
 def test_readme_shows_pictures_links_and_callouts():
     text, pictures = readme.readme(index(
-        md('See [this](tutorials/from_scratch.ipynb) and [that](https://example.org/x).\n\n::: {.callout-note}\nMind.\n:::'),
+        md('See [this](tutorials/from_scratch.ipynb) and [that](https://example.org/x).\n\n'
+           '::: {.callout-note}\nMind.\n:::'),
         code('#| hide\nsecret = 1'), code('#| echo: false\n#| fig-alt: a curve\nplot()', picture())))
     assert '[this](nbs/tutorials/from_scratch.ipynb)' in text and '(https://example.org/x)' in text
     assert '> [!NOTE]\n> Mind.' in text and ':::' not in text
@@ -163,7 +176,8 @@ def test_readme_shows_pictures_links_and_callouts():
     assert 'plot()' not in text and 'secret' not in text
 
 
-@pytest.mark.parametrize('cell, says', [(code('plot()', picture()), 'fig-alt'), (md('As @fig-x shows'), 'cross-reference')])
+@pytest.mark.parametrize('cell, says', [
+    (code('plot()', picture()), 'fig-alt'), (md('As @fig-x shows'), 'cross-reference')])
 def test_readme_refuses_and_names_the_cell(cell, says):
     with pytest.raises(cells.PageError, match=f'cell 1: .*{says}'): readme.readme(index(cell))
 
@@ -171,7 +185,9 @@ def test_readme_refuses_and_names_the_cell(cell, says):
 def test_readme_says_when_it_is_out_of_date(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(readme, 'ROOT', tmp_path)
     (tmp_path/'nbs').mkdir()
-    write = lambda src: (tmp_path/'nbs/index.ipynb').write_text(json.dumps(index(md(src), code('#| fig-alt: a curve\nplot()', picture()))))
+    def write(src):
+        home = index(md(src), code('#| fig-alt: a curve\nplot()', picture()))
+        (tmp_path/'nbs/index.ipynb').write_text(json.dumps(home))
     write('One.')
     assert readme.main(['--check']) and 'README.md is out of date' in capsys.readouterr().out
     assert not readme.main([]) and not readme.main(['--check']) and (tmp_path/'nbs/images/readme-1.png').exists()
@@ -180,8 +196,9 @@ def test_readme_says_when_it_is_out_of_date(tmp_path, monkeypatch, capsys):
 
 
 def test_readme_shows_no_directive_and_no_div():
-    text, _ = readme.readme(index(md('#| export\nIn short.'), md('::::: {.pair}'), code('#| echo: false\n#| output: asis\nMarkdown(t)', {'output_type': 'execute_result', 'metadata': {},
-                            'execution_count': None, 'data': {'text/markdown': '| a |\n|---|\n| [1](results/x.ipynb) |', 'text/plain': '<M>'}}), md(':::::')))
+    table = result(text_markdown='| a |\n|---|\n| [1](results/x.ipynb) |', text_plain='<M>')
+    text, _ = readme.readme(index(md('#| export\nIn short.'), md('::::: {.pair}'),
+                                  code('#| echo: false\n#| output: asis\nMarkdown(t)', table), md(':::::')))
     assert '#|' not in text and ':::' not in text and 'In short.' in text and '| [1](nbs/results/x.ipynb) |' in text
 
 
@@ -199,8 +216,11 @@ def test_llms_txt_is_what_nbdev_makes_of_the_home_page():
 
 def test_a_changed_output_is_reported_with_notebook_and_cell(tmp_path):
     path = tmp_path/'x.ipynb'
-    path.write_text(json.dumps(notebook(code('x = 1'), code('x+1', {'output_type': 'execute_result', 'metadata': {}, 'execution_count': None, 'data': {'text/plain': ['3']}}),
-                                        code('print("as ever")', out('as ever\n')), code('#| timing\nprint(2)', out('1\n')))))
-    r = subprocess.run([sys.executable, TOOLS/'run_notebooks.py', '--jobs', '1', path], capture_output=True, text=True)
+    path.write_text(json.dumps(notebook(code('x = 1'), code('x+1', result(text_plain=['3'])),
+                                        code('print("as ever")', out('as ever\n')),
+                                        code('#| timing\nprint(2)', out('1\n')))))
+    command = [sys.executable, TOOLS/'run_notebooks.py', '--jobs', '1', path]
+    r = subprocess.run(command, capture_output=True, text=True)
     said = [l for l in r.stdout.splitlines() if 'cell' in l]
-    assert r.returncode and len(said) == 1 and f"{path}, cell 1 stores '3', a fresh run gives '2'" in said[0], r.stdout+r.stderr
+    assert r.returncode and len(said) == 1, r.stdout+r.stderr
+    assert f"{path}, cell 1 stores '3', a fresh run gives '2'" in said[0]

@@ -2,7 +2,8 @@
 
     python tools/card.py
 
-Three teachers above; below them a student, three branches on one trunk, in the colours that the teachers have on every page.
+Three teachers above; below them a student, three branches on one trunk, in the colours that the teachers have on
+every page.
 """
 from pathlib import Path
 import matplotlib
@@ -16,7 +17,8 @@ TEXT_COLOR, SOFT, TRUNK = '#1c2733', '#51606f', '#6e7985'
 
 
 def box(ax, x, y, w, h, color, r=.12):
-    ax.add_patch(FancyBboxPatch((x+r, y+r), w-2*r, h-2*r, boxstyle=f'round,pad={r},rounding_size={r}', fc=color, ec='none'))
+    style = f'round,pad={r},rounding_size={r}'
+    ax.add_patch(FancyBboxPatch((x+r, y+r), w-2*r, h-2*r, boxstyle=style, fc=color, ec='none'))
 
 
 def canvas(width, height, facecolor, dpi=100):
@@ -30,8 +32,8 @@ def canvas(width, height, facecolor, dpi=100):
 def card():
     fig, ax = canvas(1200, 630, '#ffffff')
     ax.text(.7, 4.7, 'ekd_nb', size=58, weight='bold', color=TEXT_COLOR, va='center')
-    ax.text(.7, 3.3, 'Ensemble Knowledge Distillation:\nseveral teachers, one branched\nstudent, every number measured', size=22, color=SOFT,
-            va='center', linespacing=1.5)
+    what = 'Ensemble Knowledge Distillation:\nseveral teachers, one branched\nstudent, every number measured'
+    ax.text(.7, 3.3, what, size=22, color=SOFT, va='center', linespacing=1.5)
     ax.text(.7, 1.3, 'notebooks · fastai · PyTorch', size=18, color=SOFT, va='center')
     box(ax, 7.6, .6, 3.8, .8, TRUNK)
     for x, c in zip((8.1, 9.5, 10.9), TEACHER_COLORS):

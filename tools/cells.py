@@ -39,10 +39,12 @@ def fenced(text, lang=''):
 
 
 def outputs(cell):
-    "What a code cell shows, in order: `(kind, value)` with kind text, markdown, html or an image type; of an output in several forms the one that Quarto takes"
+    """What a code cell shows, in order: `(kind, value)` with kind text, markdown, html or an image type.
+    Of an output in several forms it is the one that Quarto takes."""
     for printed, group in groupby(cell.get('outputs', []), lambda o: o['output_type'] == 'stream'):
         if printed:
-            yield 'text', ANSI.sub('', ''.join(joined(o['text']) for o in group if o.get('name') != 'stderr')).strip('\n')
+            text = ''.join(joined(o['text']) for o in group if o.get('name') != 'stderr')
+            yield 'text', ANSI.sub('', text).strip('\n')
             continue
         for data in (o.get('data', {}) for o in group):
             if 'text/html' in data:
@@ -62,12 +64,15 @@ def plain_html(s):
 
 
 def code_markdown(cell, image, code='python', output='', html_block='{}', raw='{}'):
-    "A code cell as markdown; `image(kind, data, opts, k)` writes its k-th picture and returns the markdown for it; `raw` is how a tag is written"
+    """A code cell as markdown.
+    `image(kind, data, opts, k)` writes its k-th picture and returns the markdown for it.
+    `raw` is how a tag is written."""
     opts, src = options(joined(cell['source']))
     if opts.get('include') is False: return ''
     parts = [fenced(src, code)] if src and opts.get('echo') is not False else []
     if opts.get('code-fold') and parts:
-        parts = [raw.format(f'<details><summary>{html.escape(str(opts.get("code-summary", "Code")))}</summary>'), *parts, raw.format('</details>')]
+        summary = html.escape(str(opts.get('code-summary', 'Code')))
+        parts = [raw.format(f'<details><summary>{summary}</summary>'), *parts, raw.format('</details>')]
     k = 0
     for kind, value in outputs(cell) if opts.get('output') is not False else ():
         if kind in EXT:

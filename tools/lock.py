@@ -2,7 +2,8 @@
 
     python tools/lock.py [--check]
 
-Only what ekd_nb and its development requirements bring along. CUDA's packages are left out: each build of PyTorch names its own.
+Only what ekd_nb and its development requirements bring along. CUDA's packages are left out: each build of PyTorch
+names its own.
 """
 import argparse, platform, sys
 from configparser import ConfigParser
@@ -33,16 +34,20 @@ def closure():
         if (name, extra) in seen: continue
         seen.add((name, extra))
         try: d = distribution(name)
-        except PackageNotFoundError: raise SystemExit(f'{name} is not installed: run `make .venv/.installed-dev` first.') from None
+        except PackageNotFoundError:
+            raise SystemExit(f'{name} is not installed: run `make .venv/.installed-dev` first.') from None
         found[name] = d.version.split('+')[0]   # without the name of PyTorch's build
         for r in map(Requirement, d.requires or ()):
             if r.marker is None or r.marker.evaluate({'extra': extra}): todo += [(r, e) for e in ('', *r.extras)]
-    return {k: v for k, v in sorted(found.items()) if not k.startswith(CUDA) and k not in ('pip', 'setuptools', 'ekd-nb')}
+    left_out = 'pip', 'setuptools', 'ekd-nb'
+    return {k: v for k, v in sorted(found.items()) if not k.startswith(CUDA) and k not in left_out}
 
 
 def text(pins):
     v = '.'.join(platform.python_version_tuple()[:2])
-    return f'# Written by tools/lock.py (make lock) from an environment of Python {v}: pip install -c constraints.txt -e .\n'+''.join(f'{k}=={v}\n' for k, v in pins.items())
+    made = f'# Written by tools/lock.py (make lock) from an environment of Python {v}'
+    first = f'{made}: pip install -c constraints.txt -e .'
+    return '\n'.join([first, *(f'{k}=={v}' for k, v in pins.items()), ''])
 
 
 def read():
@@ -53,12 +58,14 @@ def read():
 def missing():
     "Requirements of settings.ini that constraints.txt does not meet"
     pins = read()
-    return [str(r) for r in direct() if not r.specifier.contains(pins.get(canonicalize_name(r.name), '0.dev0'), prereleases=False)]
+    pinned = lambda r: pins.get(canonicalize_name(r.name), '0.dev0')
+    return [str(r) for r in direct() if not r.specifier.contains(pinned(r), prereleases=False)]
 
 
 def main(args=None):
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('--check', action='store_true', help='write nothing; does constraints.txt meet the requirements of settings.ini?')
+    p.add_argument('--check', action='store_true',
+                   help='write nothing; does constraints.txt meet the requirements of settings.ini?')
     if p.parse_args(args).check:
         if lost := missing(): print(f"constraints.txt does not meet {', '.join(lost)}: run `make lock`.")
         return bool(lost)

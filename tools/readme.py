@@ -57,7 +57,8 @@ def main(args):
     text, pictures = readme(json.loads((ROOT/'nbs/index.ipynb').read_text(encoding='utf-8')))
     want = {'README.md': text.encode(), **pictures}
     stale = [p for p, data in want.items() if not (ROOT/p).exists() or (ROOT/p).read_bytes() != data]
-    gone = [str(p.relative_to(ROOT)) for p in (ROOT/'nbs/images').glob('readme-*') if str(p.relative_to(ROOT)) not in want]
+    here = [str(p.relative_to(ROOT)) for p in (ROOT/'nbs/images').glob('readme-*')]
+    gone = [p for p in here if p not in want]
     if '--check' in args:
         for p in stale+gone: print(f'{p} is out of date: run `make readme`')
         if not stale+gone: print('README.md is up to date')

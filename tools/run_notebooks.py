@@ -2,11 +2,11 @@
 
     python tools/run_notebooks.py [--save] [--jobs 2] [nbs/07_losses.ipynb ...]
 
-Compared: printed text, displayed values and tables. Whole numbers must be equal, others agree within 5 % or 0.02, since
-another processor rounds differently. Not compared: durations, rates, file sizes, dates, paths, addresses, versions, digests, stderr, and
-every output of a cell marked `#| timing`. Of pictures only the presence is. Cells marked `#| eval: false`, `#| slow` or
-`#| real` are not run and keep what they store. `--save` stores the fresh outputs instead. Real data is hidden from the
-notebooks (EKD_DATA is unset), so that they show the same everywhere.
+Compared: printed text, displayed values and tables. Whole numbers must be equal, others agree within 5 % or 0.02,
+since another processor rounds differently. Not compared: durations, rates, file sizes, dates, paths, addresses,
+versions, digests, stderr, and every output of a cell marked `#| timing`. Of pictures only the presence is. Cells
+marked `#| eval: false`, `#| slow` or `#| real` are not run and keep what they store. `--save` stores the fresh
+outputs instead. Real data is hidden from the notebooks (EKD_DATA is unset), so that they show the same everywhere.
 """
 import argparse, json, os, re, shutil, subprocess, sys, tempfile, time
 from concurrent.futures import ProcessPoolExecutor
@@ -18,11 +18,18 @@ NOT_RUN = re.compile(r'^\s*#\|\s*(eval:\s*false|slow|real)\b|nbdev_export\(\)', 
 TIMING = re.compile(r'^\s*#\|\s*timing\b', re.M)
 NUMBER = re.compile(r'(?<![\w.])[-+]?\d[\d,]*(?:\.\d*)?(?:e[-+]?\d+)?|(?<=[a-z_=(\[])\d+\.\d+')
 CHANGING = [re.compile(p) for p in (
-    r'\x1b\[[\d;]*[A-Za-z]', r'(?s)<style.*?</style>', r'(?s)<progress.*?</progress>', r'[^\n]*\r', r'\bT_[0-9a-f]{5}\w*',  # styles, progress bars
-    r'\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:\d\d)?)?', r'\b\d{1,2}:\d\d(?::\d\d)?\b',  # dates, clocks
-    r'\b\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?\s*(?:(?:[kMG]?\w{1,8}/s)|(?:[kKMG]i?B|ns|[µu]s|ms|sec|seconds?|s|min|minutes?)(?![\w]))',  # rates, sizes, durations
-    r'\b0x[0-9a-fA-F]+', r'\b(?=\d*[a-f])(?=[a-f]*\d)[0-9a-f]{12,64}\b',  # addresses, digests
-    r'\b\d+\.\d+\.\d+[\w.+-]*', r'(?<![\w.<])(?:/[\w.+~-]+){2,}/?')]  # versions, paths
+    # styles, progress bars
+    r'\x1b\[[\d;]*[A-Za-z]', r'(?s)<style.*?</style>', r'(?s)<progress.*?</progress>', r'[^\n]*\r',
+    r'\bT_[0-9a-f]{5}\w*',
+    # dates, clocks
+    r'\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:\d\d)?)?', r'\b\d{1,2}:\d\d(?::\d\d)?\b',
+    # rates, sizes, durations
+    r'\b\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?\s*'
+    r'(?:(?:[kMG]?\w{1,8}/s)|(?:[kKMG]i?B|ns|[µu]s|ms|sec|seconds?|s|min|minutes?)(?![\w]))',
+    # addresses, digests
+    r'\b0x[0-9a-fA-F]+', r'\b(?=\d*[a-f])(?=[a-f]*\d)[0-9a-f]{12,64}\b',
+    # versions, paths
+    r'\b\d+\.\d+\.\d+[\w.+-]*', r'(?<![\w.<])(?:/[\w.+~-]+){2,}/?')]
 
 
 def texts(cell):
@@ -33,7 +40,8 @@ def texts(cell):
         pics += any(k.startswith('image/') for k in data)
         if o['output_type'] == 'stream' and o.get('name') != 'stderr': text += ''.join(o['text'])
         elif not any(k.startswith('image/') for k in data):
-            text += ''.join(next((data[k] for k in ('text/markdown', 'text/html', 'text/plain') if k in data), '')) + '\n'
+            kinds = 'text/markdown', 'text/html', 'text/plain'
+            text += ''.join(next((data[k] for k in kinds if k in data), '')) + '\n'
     return text, pics
 
 
@@ -43,7 +51,9 @@ def normal(text):
     text = re.sub(r'-{2,}|[─━═]+', '-', text)
     out, at = [], 0
     for m in NUMBER.finditer(text):
-        out += text[at:m.start()].split() + [float(m[0].replace(',', '').rstrip('.')) if re.search(r'[.e]', m[0]) else int(m[0].replace(',', ''))]
+        digits = m[0].replace(',', '')
+        number = float(digits.rstrip('.')) if re.search(r'[.e]', digits) else int(digits)
+        out += text[at:m.start()].split() + [number]
         at = m.end()
     return out + text[at:].split()
 
@@ -65,19 +75,22 @@ def difference(stored, fresh):
 
 
 def execute(nb, cwd, slow=False):
-    "Run `nb` in `cwd`, the cells marked `#| slow` too if asked; the cells that ran hold fresh outputs. Returns `(nb, None or (cell number, error))`."
+    """Run `nb` in `cwd`, the cells marked `#| slow` too if asked; the cells that ran hold fresh outputs.
+    Returns `(nb, None or (cell number, error))`."""
     import nbformat
     from nbclient import NotebookClient
     fresh = nbformat.reads(json.dumps(nb), as_version=4)
     for c in fresh.cells:
-        if c.cell_type == 'code' and (found := NOT_RUN.search(source(c))) and not (slow and found[1] == 'slow'): c.metadata['tags'] = ['skip-execution']
+        found = NOT_RUN.search(source(c)) if c.cell_type == 'code' else None
+        if found and not (slow and found[1] == 'slow'): c.metadata['tags'] = ['skip-execution']
     error = None
     client = NotebookClient(fresh, timeout=600, kernel_name='python3', resources={'metadata': {'path': str(cwd)}},
                             extra_arguments=['--log-level=CRITICAL'], coalesce_streams=True)
     try: client.execute()
     except Exception as e:  # nbclient's own, and what it raises when a kernel dies
         at = [i for i, c in enumerate(fresh.cells) if any(o.output_type == 'error' for o in c.get('outputs', []))]
-        error = (at[0], f'{getattr(e, "ename", type(e).__name__)}: {getattr(e, "evalue", e)}') if at else (None, f'{type(e).__name__}: {e}')
+        said = f'{getattr(e, "ename", type(e).__name__)}: {getattr(e, "evalue", e)}'
+        error = (at[0], said) if at else (None, f'{type(e).__name__}: {e}')
     for c in fresh.cells: c.metadata.pop('tags', None)
     return json.loads(nbformat.writes(fresh, version=nbformat.NO_CONVERT)), error
 
@@ -96,13 +109,15 @@ def run_one(path, copy, save, slow=False):
         os.replace(tmp, path)
     else:
         for i, (a, b) in enumerate(zip(nb['cells'], fresh['cells'])):
-            if a['cell_type'] == 'code' and not TIMING.search(source(a)) and (d := difference(a, b)): bad.append((i, d))
+            compared = a['cell_type'] == 'code' and not TIMING.search(source(a))
+            if compared and (d := difference(a, b)): bad.append((i, d))
     return path, time.time()-start, bad
 
 
 def copy_project(to):
     "Everything git knows or would add, without the environment and build products"
-    ls = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard', '-z'], cwd=ROOT, capture_output=True, check=True).stdout
+    list_files = ['git', 'ls-files', '-co', '--exclude-standard', '-z']
+    ls = subprocess.run(list_files, cwd=ROOT, capture_output=True, check=True).stdout
     for f in filter(None, ls.decode().split('\0')):
         if not (ROOT/f).exists(): continue
         (to/f).parent.mkdir(parents=True, exist_ok=True)
@@ -121,16 +136,19 @@ def main(args):
         copy = Path(tmp)/'project'
         copy_project(copy)
         os.environ.pop('EKD_DATA', None)
-        os.environ.update(EKD_CACHE=f'{tmp}/cache', IPYTHONDIR=f'{tmp}/ipython', MPLBACKEND='module://matplotlib_inline.backend_inline',
-                          PYTHONPATH=str(copy), PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}')
+        os.environ.update(EKD_CACHE=f'{tmp}/cache', IPYTHONDIR=f'{tmp}/ipython', PYTHONPATH=str(copy),
+                          MPLBACKEND='module://matplotlib_inline.backend_inline',
+                          PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}')
         bad = 0
         with ProcessPoolExecutor(a.jobs) as pool:
             for f in [pool.submit(run_one, q, copy, a.save, a.slow) for q in paths]:
                 path, secs, complaints = f.result()
                 print(f'{name_of(path)}  {secs:.0f} s{"" if complaints else "  ok"}', flush=True)
-                for i, text in complaints: print(f'  {name_of(path)}{"" if i is None else f", cell {i}"} {text}', flush=True)
+                for i, text in complaints:
+                    print(f'  {name_of(path)}{"" if i is None else f", cell {i}"} {text}', flush=True)
                 bad += len(complaints)
-    print(f'{len(paths)} notebooks: ' + (f'{bad} complaints' if bad else 'stored again' if a.save else 'run, outputs as stored'))
+    good = 'stored again' if a.save else 'run, outputs as stored'
+    print(f'{len(paths)} notebooks: ' + (f'{bad} complaints' if bad else good))
     return bool(bad)
 
 

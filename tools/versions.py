@@ -1,4 +1,6 @@
-"""The library's tests with the PyTorch of this interpreter, counted and recorded: `make versions` runs it with torch 2.11 and torchvision 0.26.
+"""The library's tests with the PyTorch of this interpreter, counted and recorded.
+
+`make versions` runs it with torch 2.11 and torchvision 0.26.
 
     python tools/versions.py [--out results/versions] [argument of pytest ...]
 
@@ -18,7 +20,8 @@ def count(xml):
     name = lambda c: f"{c.get('classname').rsplit('.', 1)[-1]}::{c.get('name')}"
     failed = [name(c) for c in cases if c.find('failure') is not None or c.find('error') is not None]
     skipped = {name(c): c.find('skipped').get('message') for c in cases if c.find('skipped') is not None}
-    return dict(passed=len(cases)-len(failed)-len(skipped), failed=len(failed), skipped=len(skipped), failures=failed, skips=skipped)
+    return dict(passed=len(cases)-len(failed)-len(skipped), failed=len(failed), skipped=len(skipped),
+                failures=failed, skips=skipped)
 
 
 def tests(args=()):
@@ -26,7 +29,8 @@ def tests(args=()):
     with tempfile.TemporaryDirectory() as tmp:
         xml, start = Path(tmp)/'tests.xml', time.perf_counter()
         what = args or [str(p) for p in sorted((ROOT/'tests').glob('test_*.py')) if p.name not in NOT_LIBRARY]
-        subprocess.run([sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', f'--junitxml={xml}', *what], cwd=ROOT)
+        options = '-q', '-p', 'no:cacheprovider', f'--junitxml={xml}'
+        subprocess.run([sys.executable, '-m', 'pytest', *options, *what], cwd=ROOT)
         if not xml.exists(): raise SystemExit('pytest left no record of what it ran.')
         return dict(count(xml), seconds=round(time.perf_counter()-start, 1))
 
@@ -45,7 +49,8 @@ def main(args=None):
     if not rest:
         a.out.mkdir(parents=True, exist_ok=True)
         write_json(path, add_digest(dict(schema=1, **where, **found)))
-    print(f"torch {where['versions']['torch']}, torchvision {where['versions']['torchvision']}: {found['passed']} passed, {found['failed']} failed, {found['skipped']} skipped")
+    counts = ', '.join(f'{found[k]} {k}' for k in ('passed', 'failed', 'skipped'))
+    print(f"torch {where['versions']['torch']}, torchvision {where['versions']['torchvision']}: {counts}")
     return found['failed'] > 0 or not found['passed']
 
 

@@ -2,8 +2,8 @@
 
     python tools/preview/build.py
 
-Fails, naming notebook and cell, on an unexecuted cell, an unknown citation, cross-reference or record, a picture without
-alternative text or over 200 KB, and TeX that cannot be drawn.
+Fails, naming notebook and cell, on an unexecuted cell, an unknown citation, cross-reference or record, a picture
+without alternative text or over 200 KB, and TeX that cannot be drawn.
 """
 import html, json, posixpath, re, shutil, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
@@ -32,8 +32,10 @@ class Site:
     def sidebar_order(self):
         self.names = dict(entry(i) for s in self.yml['website']['sidebar']['contents'] for i in s['contents'])
         order = list(self.names)
-        self.problems += [f'_quarto.yml: the sidebar names {r}, which does not exist' for r in order if r not in self.pages]
-        self.problems += [f'{p.name}: is not in the sidebar of _quarto.yml' for p in self.pages.values() if p.rel not in order]
+        missing = [r for r in order if r not in self.pages]
+        hidden = [p for p in self.pages.values() if p.rel not in order]
+        self.problems += [f'_quarto.yml: the sidebar names {r}, which does not exist' for r in missing]
+        self.problems += [f'{p.name}: is not in the sidebar of _quarto.yml' for p in hidden]
         return [r for r in order if r in self.pages]
 
     def anchor(self, rel, page, text=None, cls=''):
@@ -43,19 +45,27 @@ class Site:
         here = ' aria-current="page"' if to is page else ''
         return f'<a href="{page.base}{to.html}"{cls}{here}>{html.escape(text or to.title)}</a>'
 
+    def items(self, rels, page):
+        return ''.join(f'<li>{self.anchor(r, page)}</li>' for r in rels if r in self.pages)
+
     def navigation(self, page):
         "Values of the template that come from _quarto.yml and the place of the page in it"
         web, repo = self.yml['website'], self.cfg.git_url
-        here = next((s['section'] for s in web['sidebar']['contents'] if page.rel in [entry(i)[0] for i in s['contents']]), None)
-        links = [self.anchor(i['href'], page, i['text'], ' class="here"' if i['text'] == here else '') for i in web['navbar']['left']]
-        side = ''.join(f'<p>{html.escape(s["section"])}</p><ul>' + ''.join(f'<li>{self.anchor(entry(i)[0], page)}</li>' for i in s['contents'] if entry(i)[0] in self.pages)
-                       + '</ul>' for s in web['sidebar']['contents'])
+        chapters = [(s['section'], [entry(i)[0] for i in s['contents']]) for s in web['sidebar']['contents']]
+        here = next((title for title, rels in chapters if page.rel in rels), None)
+        mark = lambda title: ' class="here"' if title == here else ''
+        links = [self.anchor(i['href'], page, i['text'], mark(i['text'])) for i in web['navbar']['left']]
+        side = ''.join(f'<p>{html.escape(title)}</p><ul>{self.items(rels, page)}</ul>' for title, rels in chapters)
         at = self.order.index(page.rel) if page.rel in self.order else None
-        turn = [] if at is None else [f'<span>← {self.anchor(self.order[at-1], page)}</span>' if at else '<span></span>',
-                                      f'<span>{self.anchor(self.order[at+1], page)} →</span>' if at+1 < len(self.order) else '']
+        before = self.order[at-1] if at else None
+        after = self.order[at+1] if at is not None and at+1 < len(self.order) else None
+        turn = f'<span>← {self.anchor(before, page)}</span>' if before else '<span></span>' if after else ''
+        turn += f'<span>{self.anchor(after, page)} →</span>' if after else ''
         source = f'{repo}/blob/{self.cfg.branch}/{page.name}'
-        return dict(navbar=f'<a class="brand" href="{page.base}index.html">{self.cfg.title}</a>' + ''.join(links), repo=repo,
-                    search='yes' if web['navbar'].get('search') else '', sidebar=side, turn=''.join(turn), base=page.base, source=source, favicon=web['favicon'], card=web['open-graph']['image'],
+        brand = f'<a class="brand" href="{page.base}index.html">{self.cfg.title}</a>'
+        return dict(navbar=brand + ''.join(links), sidebar=side, turn=turn, base=page.base, repo=repo,
+                    search='yes' if web['navbar'].get('search') else '', source=source,
+                    favicon=web['favicon'], card=web['open-graph']['image'],
                     colab=source.replace('https://github.com/', 'https://colab.research.google.com/github/'))
 
     def link(self, page, target, cell, fail):
@@ -75,12 +85,14 @@ class Site:
         doc = json.loads(pandoc(['-f', READS, '-t', 'json', '--columns=1000'], page.markdown(self.out, fail))[0])
         doc = Refs(self.keys, fail, lambda target, cell: self.link(page, target, cell, fail))(doc)
         self.rows[page.rel] = sections(page, doc)
-        args = ['-f', 'json', '-t', 'html5', '--standalone', '--mathml', '--toc', '--toc-depth=3', '--citeproc', f'--template={HERE/"page.html"}',
-                f'--bibliography={ROOT/"nbs"/self.yml["bibliography"]}', '-M', 'link-citations=true']
+        args = ['-f', 'json', '-t', 'html5', '--standalone', '--mathml', '--toc', '--toc-depth=3', '--citeproc',
+                f'--template={HERE/"page.html"}', f'--bibliography={ROOT/"nbs"/self.yml["bibliography"]}',
+                '-M', 'link-citations=true']
         if after := self.yml['format']['html'].get('include-after-body'): args += ['-A', str(ROOT/'nbs'/after)]
         for k, v in self.navigation(page).items(): args += ['-V', f'{k}={v}']
         about = ' '.join(page.front.get('description', '').split())
-        for k, v in dict(pagetitle=page.title, about=about.replace('`', '')).items(): args += ['-V', f'{k}={html.escape(v)}']
+        for k, v in dict(pagetitle=page.title, about=about.replace('`', '')).items():
+            args += ['-V', f'{k}={html.escape(v)}']
         args += ['-V', 'subtitle=' + re.sub('`(.+?)`', r'<code>\1</code>', html.escape(about))]
         text, warnings = pandoc(args, json.dumps(doc))
         bad += [f'{page.name}: {w}' for w in warnings.splitlines() if 'TeX' in w or 'citeproc' in w.lower()]
@@ -99,7 +111,8 @@ class Site:
 def pandoc(args, text):
     "pandoc's output and warnings"
     import pypandoc
-    r = subprocess.run([pypandoc.get_pandoc_path(), *args], input=text, capture_output=True, text=True, encoding='utf-8')
+    command = [pypandoc.get_pandoc_path(), *args]
+    r = subprocess.run(command, input=text, capture_output=True, text=True, encoding='utf-8')
     if r.returncode: raise RuntimeError(f'pandoc: {r.stderr.strip()}')
     return r.stdout, r.stderr
 
@@ -111,10 +124,12 @@ def main():
     OUT.mkdir()
     site = Site(cfg, OUT)
     site.copy_assets()
-    with ThreadPoolExecutor(2) as pool: site.problems += [p for found in pool.map(site.build, site.pages.values()) for p in found]
+    with ThreadPoolExecutor(2) as pool:
+        site.problems += [p for found in pool.map(site.build, site.pages.values()) for p in found]
     (OUT/'sections.js').write_text(script([r for rel in site.order for r in site.rows.get(rel, [])]), encoding='utf-8')
     for p in site.problems: print(p)
-    print(f'{len(site.pages)} pages in _preview/, {time.time()-start:.0f} s' + (f', {len(site.problems)} complaints' if site.problems else ''))
+    bad = f', {len(site.problems)} complaints' if site.problems else ''
+    print(f'{len(site.pages)} pages in _preview/, {time.time()-start:.0f} s{bad}')
     return bool(site.problems)
 
 

@@ -2,9 +2,9 @@
 
     python tools/preview/check.py [--shots FOLDER]
 
-Complains of console errors, failed requests, requests to another host, dead links and anchors, pictures that did not load or
-have no alternative text, raw markup, equations not drawn, tables wider than a 390-pixel page, contrast below 4.5 and pages
-over 2 MB. `--shots` writes a picture of every page. Without a Chromium it says so and passes.
+Complains of console errors, failed requests, requests to another host, dead links and anchors, pictures that did not
+load or have no alternative text, raw markup, equations not drawn, tables wider than a 390-pixel page, contrast below
+4.5 and pages over 2 MB. `--shots` writes a picture of every page. Without a Chromium it says so and passes.
 """
 import argparse, functools, http.server, shutil, sys, threading, time
 from pathlib import Path
@@ -13,13 +13,16 @@ from urllib.parse import unquote, urldefrag, urlsplit
 HERE = Path(__file__).resolve().parent
 OUT = HERE.parents[1]/'_preview'
 BROWSERS = 'chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome'
-FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync',
-         '--disable-renderer-backgrounding', '--disable-backgrounding-occluded-windows']
+FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+         '--disable-component-update', '--disable-sync', '--disable-renderer-backgrounding',
+         '--disable-backgrounding-occluded-windows']
 MAX_PAGE = 2_000_000
 TOO_WIDE = """() => [...document.querySelectorAll('main table, main pre, main img, main figure, main math')]
   .filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !e.parentElement.closest('table, pre, math'))
-  .map(e => `<${e.tagName.toLowerCase()}> reaches ${Math.round(e.getBoundingClientRect().right)} px on a page of ${innerWidth}: ${e.textContent.trim().slice(0, 40)}`)
-  .concat(document.documentElement.scrollWidth > innerWidth ? [`the page is ${document.documentElement.scrollWidth} px wide at ${innerWidth}`] : [])"""
+  .map(e => `<${e.tagName.toLowerCase()}> reaches ${Math.round(e.getBoundingClientRect().right)} px ` +
+            `on a page of ${innerWidth}: ${e.textContent.trim().slice(0, 40)}`)
+  .concat([document.documentElement.scrollWidth].filter(w => w > innerWidth)
+          .map(w => `the page is ${w} px wide at ${innerWidth}`))"""
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -41,20 +44,23 @@ def look(tab, base, rel, shots=None):
         elif r.url.startswith(base): size[0] += int(r.headers.get('content-length', 0))
     def asked(r):
         if not r.url.startswith((base, 'data:')): bad.append(f'asks another host: {r.url}')
-    heard = {'console': lambda m: m.type == 'error' and bad.append(f'console: {m.text}'), 'pageerror': lambda e: bad.append(f'script error: {e}'),
-             'requestfailed': lambda r: bad.append(f'request failed: {r.url}'), 'response': answered, 'request': asked}
+    heard = {'console': lambda m: m.type == 'error' and bad.append(f'console: {m.text}'),
+             'pageerror': lambda e: bad.append(f'script error: {e}'),
+             'requestfailed': lambda r: bad.append(f'request failed: {r.url}'),
+             'response': answered, 'request': asked}
     for k, f in heard.items(): tab.on(k, f)
     tab.set_viewport_size({'width': 1280, 'height': 900})
     tab.goto(base+rel, wait_until='load')
     found = tab.evaluate((HERE/'audit.js').read_text())
     bad += found['bad']
-    for dark in (False, True):
-        tab.evaluate("dark => document.body.className = dark ? 'quarto-dark' : 'quarto-light'", dark)
-        bad += [f'{"dark" if dark else "light"}: {t}' for t in tab.evaluate((HERE/'contrast.js').read_text())]
-        if shots: tab.screenshot(path=shots/f'{rel[:-5].replace("/", "-")}-{"dark" if dark else "light"}.png', full_page=True)
+    name = rel[:-5].replace('/', '-')
+    for mode in ('light', 'dark'):
+        tab.evaluate("mode => document.body.className = 'quarto-' + mode", mode)
+        bad += [f'{mode}: {t}' for t in tab.evaluate((HERE/'contrast.js').read_text())]
+        if shots: tab.screenshot(path=shots/f'{name}-{mode}.png', full_page=True)
     tab.set_viewport_size({'width': 390, 'height': 844})
     bad += tab.evaluate(TOO_WIDE)
-    if shots: tab.screenshot(path=shots/f'{rel[:-5].replace("/", "-")}-narrow.png', full_page=True)
+    if shots: tab.screenshot(path=shots/f'{name}-narrow.png', full_page=True)
     if size[0] > MAX_PAGE: bad.append(f'weighs {size[0]/1e6:.1f} MB with what it loads')
     for k, f in heard.items(): tab.remove_listener(k, f)
     return bad, set(found['ids']), set(found['links'])
@@ -96,7 +102,8 @@ def main(args):
     start, found = time.time(), check(shots=a.shots)
     if found is None: return print(f'the preview was not looked at: none of {", ".join(BROWSERS)} is installed')
     for rel, text in found: print(f'{rel}: {text}')
-    print(f'looked at every page, {time.time()-start:.0f} s: ' + (f'{len(found)} complaints' if found else 'nothing to complain of'))
+    verdict = f'{len(found)} complaints' if found else 'nothing to complain of'
+    print(f'looked at every page, {time.time()-start:.0f} s: {verdict}')
     return bool(found)
 
 

@@ -7,6 +7,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PROC = ROOT/'_proc'
 MAX_FIGURE = 200_000
+RAW = '```{{{{=html}}}}\n{}\n```'   # of which `format` makes a template of raw HTML
 sys.path.insert(0, str(HERE.parent))
 from cells import EXT, PageError, code_markdown, joined, prose
 from check_notebooks import check_executed, check_source, name_of, notebooks
@@ -19,7 +20,8 @@ def process():
     from nbdev.quarto import refresh_quarto_yml
     from nbdev.serve import proc_nbs
     for p in notebooks():
-        for i, text in check_source(json.loads(p.read_text(encoding='utf-8'))): sys.exit(str(PageError(name_of(p), i, text)))
+        for i, text in check_source(json.loads(p.read_text(encoding='utf-8'))):
+            sys.exit(str(PageError(name_of(p), i, text)))
     os.chdir(ROOT)
     refresh_quarto_yml()
     lib = max((p.stat().st_mtime for p in (ROOT/'ekd_nb').glob('*.py')), default=0)
@@ -39,7 +41,8 @@ class Page:
         self.number = {c.get('id'): i for i, c in enumerate(source['cells'])}
         front = next((joined(c['source']) for c in self.nb['cells'] if c['cell_type'] == 'raw'), '')
         self.front = yaml.safe_load(front.strip().strip('-')) or {} if front else {}
-        self.html = posixpath.join(posixpath.dirname(self.rel), self.front.get('output-file', Path(self.rel).with_suffix('.html').name))
+        file = self.front.get('output-file', Path(self.rel).with_suffix('.html').name)
+        self.html = posixpath.join(posixpath.dirname(self.rel), file)
         self.title = self.front.get('title', Path(self.rel).stem)
 
     @property
@@ -55,9 +58,11 @@ class Page:
             if c['cell_type'] != 'code': continue
             self.check_records(joined(c['source']), cell_no, fail)
             image = lambda kind, data, opts, k: self.image(out, cell_no, fail, kind, data, opts, k)
-            md = code_markdown(c, image, output='{.output}', html_block='```{{=html}}\n<div class="cell-output">{}</div>\n```', raw='```{{=html}}\n{}\n```')
+            md = code_markdown(c, image, output='{.output}', html_block=RAW.format('<div class="cell-output">{}</div>'),
+                               raw=RAW.format('{}'))
             opts = dict(re.findall(r'^#\|\s*(label|tbl-cap):\s*["\']?(.*?)["\']?\s*$', joined(c['source']), re.M))
-            if opts.get('label', '').startswith('tbl-'): md = f'::: {{#{opts["label"]}}}\n{md}\n\n{opts.get("tbl-cap", "")}\n:::'
+            if opts.get('label', '').startswith('tbl-'):
+                md = f'::: {{#{opts["label"]}}}\n{md}\n\n{opts.get("tbl-cap", "")}\n:::'
             parts.append(md)
         return '\n\n'.join(p for p in parts if p)
 
@@ -65,11 +70,14 @@ class Page:
         alt = opts.get('fig-alt') or opts.get('fig-cap')
         if isinstance(alt, list): alt = alt[k] if k < len(alt) else None
         if not alt: fail(cell_no, 'shows a picture without alternative text: give it `#| fig-alt:` or `#| fig-cap:`')
-        if len(data) > MAX_FIGURE: fail(cell_no, f'shows a picture of {len(data)//1000} KB; {MAX_FIGURE//1000} KB are allowed')
+        if len(data) > MAX_FIGURE:
+            fail(cell_no, f'shows a picture of {len(data)//1000} KB; {MAX_FIGURE//1000} KB are allowed')
         file = Path(f'{self.html[:-5]}_files')/f'cell-{cell_no}-{k}.{EXT[kind]}'
         (out/file).parent.mkdir(parents=True, exist_ok=True)
         (out/file).write_bytes(data)
-        tag = f'```{{=html}}\n<p class="cell-output"><img src="{self.base}{file.as_posix()}" alt="{html.escape(" ".join(str(alt or "").split()))}"></p>\n```'
+        alt = html.escape(' '.join(str(alt or '').split()))
+        src = self.base+file.as_posix()
+        tag = f'```{{=html}}\n<p class="cell-output"><img src="{src}" alt="{alt}"></p>\n```'
         label, cap = opts.get('label', ''), opts.get('fig-cap')
         if isinstance(cap, list): cap = cap[k]
         if cap and label.startswith('fig-') and not k: return f'::: {{#{label}}}\n{tag}\n\n{cap}\n:::'

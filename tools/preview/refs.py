@@ -1,4 +1,4 @@
-"""Works on pandoc's syntax tree of one page: numbers figures, tables and equations, resolves references, dresses callouts."""
+"Works on the syntax tree of one page: numbers figures, tables and equations, resolves references, dresses callouts"
 import html, json, re
 
 CELL = re.compile(r'<!--cell (\S+)-->')
@@ -33,11 +33,14 @@ class Refs:
         doc['blocks'] = self.number(doc['blocks'])
         self.cell = None
         doc['blocks'] = self.resolve(doc['blocks'])
-        if self.cited: doc['blocks'] += [{'t': 'Header', 'c': [2, ['references', [], []], inlines('References')[:-1]]}, {'t': 'Div', 'c': [['refs', [], []], []]}]
+        if self.cited:
+            doc['blocks'] += [{'t': 'Header', 'c': [2, ['references', [], []], inlines('References')[:-1]]},
+                              {'t': 'Div', 'c': [['refs', [], []], []]}]
         return doc
 
     def see_cell(self, node):
-        if node.get('t') == 'RawBlock' and (m := CELL.match(node['c'][1])): self.cell = None if m[1] == '-' else int(m[1])
+        m = CELL.match(node['c'][1]) if node.get('t') == 'RawBlock' else None
+        if m: self.cell = None if m[1] == '-' else int(m[1])
 
     def label(self, name):
         "Give `name` the next number of its kind"
@@ -65,7 +68,8 @@ class Refs:
         elif t == 'Div' and REF.match(c[0][0]):
             c[0][1].append('figure')
             if c[1] and c[1][-1]['t'] in ('Para', 'Plain'):
-                c[1][-1] = {'t': 'Div', 'c': [['', ['caption'], []], [{'t': 'Para', 'c': self.caption(c[0][0], c[1][-1]['c'])}]]}
+                caption = {'t': 'Para', 'c': self.caption(c[0][0], c[1][-1]['c'])}
+                c[1][-1] = {'t': 'Div', 'c': [['', ['caption'], []], [caption]]}
             else: self.label(c[0][0])
         elif t in ('Para', 'Plain'): self.number_equations(c)
         if c is not None: node['c'] = self.number(c)
@@ -75,7 +79,8 @@ class Refs:
         blocks = c[1][1]
         if not blocks: return
         content, name = blocks[0]['c'], c[0][0] if REF.match(c[0][0]) else None
-        if content and content[-1]['t'] == 'Str' and (m := LABEL.match(content[-1]['c'])): name, content = m[1], content[:-1]
+        m = LABEL.match(content[-1]['c']) if content and content[-1]['t'] == 'Str' else None
+        if m: name, content = m[1], content[:-1]
         if name:
             c[0][0] = name
             blocks[0]['c'] = self.caption(name, content)
@@ -103,8 +108,8 @@ class Refs:
         x = self.resolve(x)
         if x.get('t') == 'Cite': return self.cite(x)
         if x.get('t') == 'Link': x['c'][2][0] = self.link(x['c'][2][0], self.cell)
-        if x.get('t') == 'Div' and (m := next(filter(None, map(CALLOUT.match, x['c'][0][1])), None)): return self.callout(m[1], *x['c'])
-        return [x]
+        m = next(filter(None, map(CALLOUT.match, x['c'][0][1])), None) if x.get('t') == 'Div' else None
+        return self.callout(m[1], *x['c']) if m else [x]
 
     def cite(self, x):
         ids = [c['citationId'] for c in x['c'][0]]
@@ -113,13 +118,17 @@ class Refs:
             if not REF.match(i) and i not in self.keys: self.fail(self.cell, f'unknown citation @{i}')
         self.cited = self.cited or any(i in self.keys for i in ids)
         if not all(map(REF.match, ids)): return [x]
-        links = [{'t': 'Link', 'c': [['', ['ref'], []], inlines(self.labels[i])[:-1], [f'#{i}', '']]} for i in ids if i in self.labels]
-        return [y for k, l in enumerate(links) for y in (([{'t': 'Str', 'c': ','}, {'t': 'Space'}] if k else []) + [l])]
+        links = []
+        for i in (i for i in ids if i in self.labels):
+            if links: links += [{'t': 'Str', 'c': ','}, {'t': 'Space'}]
+            links.append({'t': 'Link', 'c': [['', ['ref'], []], inlines(self.labels[i])[:-1], [f'#{i}', '']]})
+        return links
 
     def callout(self, kind, attr, blocks):
         given = dict(attr[2])
         title = given.get('title')
-        if not title and blocks and blocks[0]['t'] == 'Header': title, blocks = text_of(blocks[0]['c'][2]), blocks[1:]
+        if not title and blocks and blocks[0]['t'] == 'Header':
+            title, blocks = text_of(blocks[0]['c'][2]), blocks[1:]
         title = html.escape(title or kind.capitalize())
         fold = given.get('collapse') == 'true'
         tags = ('<details', '<summary class="callout-title">', '</summary>', '</details>') if fold else \
