@@ -6,7 +6,8 @@ import ekd_nb.study.reproduce as rep
 from ekd_nb.core import EKDError
 from ekd_nb.data import load_images
 from ekd_nb.study import grid
-from ekd_nb.study.protocols import METHODS, PROTOCOLS, protocol, training_rows
+from ekd_nb.study.methods import METHODS
+from ekd_nb.study.protocols import PROTOCOLS, protocol, training_rows
 from ekd_nb.study.records import load_records, read_record, save_record
 
 def command(*args, **env):

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 from ekd_nb.arrays import load_images
 from ekd_nb.study.tables import by_seed, is_current, page_records
-from ekd_nb.study.protocols import MAIN_METHODS, METHODS, relevant_fields, method, protocol
+from ekd_nb.study.methods import MAIN_METHODS, METHODS, relevant_fields, method
+from ekd_nb.study.protocols import protocol
 from ekd_nb.study.records import percent, read_record, record_name
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from ekd_nb.evaluate import MeanEnsemble, latencies
 from ekd_nb.models import get_model
-from ekd_nb.study.protocols import METHODS, make_student, protocol
+from ekd_nb.study.methods import METHODS, make_student
+from ekd_nb.study.protocols import protocol
 from ekd_nb.study.records import provenance
 from ekd_nb.core import add_digest, write_json
 from ekd_nb.teachers import TeacherEnsemble
@@ -23,10 +24,10 @@ def networks(p):
     "Name in records -> network"
     n_out, nets = N_OUT[p.data], {}
     for m in METHODS.values():
-        if m.student == 'teachers': continue
+        if m.student is None: continue
         student, name = make_student(p, m, n_out)
         nets[name] = student
-        nets |= {f'{name}, {k} kept': student.keep(k) for k in range(1, student.n_branches) if m.student in ('branched', 'light')}
+        nets |= {f'{name}, {k} kept': student.keep(k) for k in range(1, student.n_branches) if m.several and not m.many_networks}
     teachers = {a: get_model(a, n_out) for a in p.teachers}
     return nets | teachers | {'+'.join(p.teachers): MeanEnsemble(TeacherEnsemble(list(teachers.values()), feature_grid=0))}
 

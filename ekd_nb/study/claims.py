@@ -12,7 +12,8 @@ __all__ = ['ensemble_gain', 'own_teacher_cka_gap', 'corrupted_accuracy', 'final_
 # %% ../../nbs/study/12_claims.ipynb #92fac773
 from pathlib import Path
 from .tables import by_seed, paired_difference, mean_ci, join_words, markdown_table, format_difference, verdict
-from .protocols import METHODS, DEFAULT_METHOD, relevant_fields, method, protocol
+from .methods import METHODS, DEFAULT_METHOD, relevant_fields, method
+from .protocols import protocol
 from .records import load_records, mean_std, percent, filter_setting
 from .style import label
 
@@ -191,7 +192,8 @@ def competitors(
     hinted:bool=False # one plain student with all of EKD's hints, instead of methods of other papers
 ) -> list: # names
     "The other methods that teach one student, of about EKD's parameters or fewer"
-    return [m for m,o in METHODS.items() if o.has_teacher and o.student not in ('teachers', 'separate') and not m.startswith('ekd') and (o.loss=='ekd' and o.hints)==hinted]
+    one_network = [m for m in METHODS.values() if m.has_teacher and m.student and not m.several]
+    return [m.name for m in one_network if (m.loss=='ekd' and m.hints)==hinted]
 
 def compare_competitors(
     records:list, # of one setting and fraction

@@ -42,7 +42,7 @@ def overview_diagram(
     ax=None                  # matplotlib Axes
 ): # Axes
     "Teachers above, a branch of the student below each"
-    names,step,ens = _names(n_branches, teacher_names),1.9,METHOD_COLORS['ekd_light']
+    names,step,ens = _names(n_branches, teacher_names),1.9,METHOD_COLORS['ekd']
     last,right = (n_branches-1)*step,(n_branches-1)*step+2.2
     ax = get_axes(ax, (.53*(right+2.6), .53*6.5))
     ax.set(xlim=(-1.2,right+1.4), ylim=(-1.25,5.25), aspect='equal'); ax.axis('off')
@@ -71,7 +71,7 @@ def architecture(
     ax=None                  # matplotlib Axes
 ): # Axes
     "The branched student, its teachers and the terms of the loss"
-    names,step,ens = _names(n_branches, teacher_names),2.5,METHOD_COLORS['ekd_light']
+    names,step,ens = _names(n_branches, teacher_names),2.5,METHOD_COLORS['ekd']
     right = n_branches*step
     ax = get_axes(ax, (.72*(right+2.3), .72*8.9))
     ax.set(xlim=(-1.1, right+1.2), ylim=(-1.25, 7.65), aspect='equal'); ax.axis('off')

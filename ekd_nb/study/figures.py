@@ -16,7 +16,7 @@ from ..core import EKDError
 from ..models import count_flops, count_params, get_model
 from .tables import paired_difference
 from .plots import by_method
-from .protocols import DEFAULT_METHOD
+from .methods import DEFAULT_METHOD
 from .records import mean_std
 from .style import TEXT_COLOR, get_axes, label, plot_kwargs, method_color, not_measured, styled
 

@@ -21,7 +21,8 @@ import torch
 from ..core import EKDError
 from ..arrays import load_images
 from .runs import uses_pretrained, fill_memo, get_teacher, get_teachers, make_memo, run, teacher_path, teachers_record
-from .protocols import Protocol, relevant_fields, make_loss, method, protocol, training_rows
+from .methods import relevant_fields, make_loss, method
+from .protocols import Protocol, protocol, training_rows
 from .records import load_records, record_name, save_record
 
 # %% ../../nbs/study/05_grid.ipynb #ba6449ff
@@ -78,7 +79,7 @@ def _needs_features(job):
 def _uses_memo(job):
     "Does a job learn from outputs of teachers that fit into a memo?"
     m = method(job.method)
-    return m.has_teacher and m.student!='teachers' and m.feature_grid<=job.protocol.hint_cells
+    return m.has_teacher and m.student is not None and m.feature_grid<=job.protocol.hint_cells
 
 def setup_key(
     job:Job,
@@ -142,7 +143,7 @@ def run_job(
     try:
         data = config.images(p.data)
         teachers,manifests,memo = prepare(setup_job or job, config, log) if m.has_teacher else (None, (), None)
-        if m.student=='teachers': r = teachers_record(p, data, job.seed, teachers, manifests, job.fraction, job.teacher_data, config.device, job.on)
+        if m.student is None: r = teachers_record(p, data, job.seed, teachers, manifests, job.fraction, job.teacher_data, config.device, job.on)
         else:
             checkpoints = config.work/'checkpoints'/job.folder/job.name
             r,_ = run(p, job.method, data, job.seed, teachers, manifests, memo, job.fraction, job.teacher_data, config.device, log, job.on, checkpoints)
@@ -250,6 +251,6 @@ SETTINGS = ('same', 'full')
 
 def main_jobs(data='cifar10', preset='small', methods=None, seeds=range(5), settings=SETTINGS, **changes):
     "Every method in both settings"
-    from ekd_nb.study.protocols import METHODS
+    from ekd_nb.study.methods import METHODS
     p = protocol(data, preset, **changes)
     return list(dict.fromkeys(Job(p, m, s, 1., t) for t in settings for s in seeds for m in (methods or METHODS)))

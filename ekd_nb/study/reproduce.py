@@ -19,7 +19,8 @@ from ..core import EKDError
 from ..arrays import load_images
 from .grid import BACKENDS, Job, GridConfig, check_jobs, run_grid, pending_jobs
 from ..models import get_model
-from .protocols import MAIN_METHODS, METHODS, DEFAULT_METHOD, Protocol, student_epochs, make_student, method, protocol, teacher_epochs, training_rows
+from .methods import MAIN_METHODS, METHODS, DEFAULT_METHOD, make_student, method
+from .protocols import Protocol, student_epochs, protocol, teacher_epochs, training_rows
 from ..pretrained import pretrained_manifests
 from .records import load_records, record_name, table
 
@@ -124,7 +125,7 @@ def estimate(
         teach += teacher_epochs(p, fraction if n_teach==n_train else 1.)*(n_teach/p.bs*t + p.n_curve/p.bs*i)*(n_teach>0) + p.n_valid/p.bs*i
         students += min(epochs, p.n_views or data.views.n)*steps*i
     for n in names:
-        if method(n).student=='teachers': continue
+        if method(n).student is None: continue
         t,i = _step_seconds(make_student(p, method(n), data.n_classes, data.channels, data.size[0])[0], x)
         students += epochs*(steps*t + p.n_curve/p.bs*i) + test*i
     if x.is_cuda: torch.cuda.empty_cache()   # the runs are other processes and want that memory

@@ -29,7 +29,8 @@ from ..evaluate import MeanEnsemble, evaluate_student, branch_costs, matrix_to_j
 from ..learner import ekd_learner, teacher_learner
 from ..memo import TeacherMemo, free_memory, load_memo, save_memo
 from ..models import count_flops, count_params
-from .protocols import (METHODS, PROTOCOLS, Method, Protocol, relevant_fields, student_epochs, make_loss, make_student, method, protocol, teacher_epochs, training_rows)
+from .methods import METHODS, Method, relevant_fields, make_loss, make_student, method
+from .protocols import PROTOCOLS, Protocol, student_epochs, protocol, teacher_epochs, training_rows
 from ..pretrained import pretrained_manifests, pretrained_teachers
 from .records import provenance
 from ..teachers import TeacherEnsemble, load_teacher, read_manifest, save_teacher

@@ -14,7 +14,8 @@ from collections import Counter
 from pathlib import Path
 from fastcore.basics import listify
 from ..core import EKDError
-from .protocols import METHODS, DEFAULT_METHOD, PROTOCOLS, relevant_fields, method, protocol
+from .methods import METHODS, DEFAULT_METHOD, relevant_fields, method
+from .protocols import PROTOCOLS, protocol
 from .records import load_records, mean_seconds, mean_std, percent, filter_setting
 from .style import label
 
@@ -195,7 +196,7 @@ def method_table(
         rs = [r for r in records if r['method']==m]
         if not rs: continue
         seconds = mean_seconds([r['wall_s'] for r in rs]) + (f" ({join_words(sorted({r['device'] for r in rs}))})" if len(where)>1 else '')
-        student = f"{len(rs[0]['branch_accuracy'])} networks" if method(m).student in ('teachers', 'separate') else rs[0]['student']
+        student = f"{len(rs[0]['branch_accuracy'])} networks" if method(m).many_networks else rs[0]['student']
         rows.append([f'**{label(m)}**' if m==a else label(m), student, f"{rs[0]['params']:,}", f"{rs[0]['flops']/1e6:.1f} M", percent(by_seed(records, m).values()),
                      '' if m==a else format_difference(paired_difference(records, a, m)), len(rs), seconds])
     if none: rows.append([label(none[0]) if len(none)==1 else f'{len(none)} other methods', '', '', '', 'not measured', '', 0, ''])
