@@ -16,7 +16,6 @@ from torch import nn
 from fastai.callback.core import Callback
 from fastai.learner import Metric
 
-from .checkpoint import Checkpoint, is_training_fit
 from .core import EKDError
 from .memo import TeacherMemo
 from .teachers import MAX_LOGIT, TeacherEnsemble, check_teachers

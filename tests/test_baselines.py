@@ -7,7 +7,7 @@ from compat import SMALL, data, folder_dls, torch_loaders
 from fastai.callback.core import Callback
 from fastai.callback.mixup import MixUp
 from ekd_nb.baselines.registry import BASELINES, make_baseline
-from ekd_nb.callbacks import Checkpoint
+from ekd_nb.checkpoint import Checkpoint
 from ekd_nb.core import EKDError
 from ekd_nb.data import image_dls, stratified_subset
 from ekd_nb.deploy import load_student, save_student

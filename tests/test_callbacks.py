@@ -6,7 +6,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
 from compat import SMALL, Net, dls, folder_dls, learner, teachers, three, torch_loaders
 from fastai.callback.core import Callback
 from fastai.callback.training import GradientAccumulation
-from ekd_nb.callbacks import Checkpoint, WarnDeadBranch, DistillCallback, NonFiniteLoss, StopOnNonFinite
+from ekd_nb.callbacks import DistillCallback, NonFiniteLoss, StopOnNonFinite, WarnDeadBranch
+from ekd_nb.checkpoint import Checkpoint
 from ekd_nb.checkpoint import to_plain_types, rng_state, set_rng_state
 from ekd_nb.core import EKDError
 from ekd_nb.losses import EKDLoss

@@ -328,7 +328,7 @@ def together():
     from fastai.callback.schedule import ParamScheduler, SchedCos
     from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
     from fastai.callback.training import GradientAccumulation, GradientClip
-    from ekd_nb.callbacks import Checkpoint
+    from ekd_nb.checkpoint import Checkpoint
     l = trained(MixUp(), ChannelsLast(), GradientAccumulation(32), GradientClip(1.), ParamScheduler({'lr': SchedCos(1e-2, 1e-3)}), SaveModelCallback('accuracy'),
                 EarlyStoppingCallback('accuracy', patience=9), CSVLogger('h.csv'), Checkpoint('c'), epochs=2, memo=True, path='.')
     assert len(l.recorder.values) == 2 and len(list(Path('c').glob('*.pth'))) == 2 and Path('models/model.pth').exists()
@@ -341,7 +341,7 @@ def cutmix_files():
 
 @row('Callbacks', 'Checkpoint through fine_tune: two fits, resumed')
 def checkpoint_fine_tune():
-    from ekd_nb.callbacks import Checkpoint
+    from ekd_nb.checkpoint import Checkpoint
     def run():
         torch.manual_seed(3)
         l = learner(memo=True, cbs=Checkpoint('c'))
@@ -365,7 +365,7 @@ def two_copies():
 @row('Callbacks', 'Checkpoint: stopped, resumed, same weights')
 def checkpoint():
     from fastai.callback.core import Callback, CancelFitException
-    from ekd_nb.callbacks import Checkpoint
+    from ekd_nb.checkpoint import Checkpoint
     class Cut(Callback):
         def before_epoch(self):
             if self.epoch == 2: raise KeyboardInterrupt

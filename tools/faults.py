@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT/'tools'))
 from compat import SMALL, dls, learner
 from ekd_nb import checkpoint as checkpoint_module, teachers as teachers_module
-from ekd_nb.callbacks import Checkpoint
+from ekd_nb.checkpoint import Checkpoint
 from ekd_nb.core import EKDError, add_digest, write_json
 from ekd_nb.study.records import provenance
 

@@ -22,7 +22,8 @@ from fastai.callback.core import Callback
 from fastai.callback.progress import CSVLogger
 from fastai.distributed import DistributedDL
 from compat import data, folder_dls, learner, teachers, three
-from ekd_nb.callbacks import Checkpoint, NonFiniteLoss
+from ekd_nb.callbacks import NonFiniteLoss
+from ekd_nb.checkpoint import Checkpoint
 from ekd_nb.data import crop_flip, image_dls, stratified_subset
 from ekd_nb.losses import EKDLoss
 

@@ -172,7 +172,7 @@ wrong(W, "memo='yes'", 'memo: got a str')(lambda: ekd(**good(memo='yes')))
 wrong(W, "memo without features, gamma=1", 'holds no features')(lambda: ekd(**good(teachers=(e := ensemble(shared()[1])), memo=memo(teachers=e), loss_func=loss(gamma=1.))))
 
 def checkpointed(folder, n=1, **kw):
-    from ekd_nb.callbacks import Checkpoint
+    from ekd_nb.checkpoint import Checkpoint
     l = ekd(**good(cbs=Checkpoint(folder, **kw)))
     with l.no_bar(), l.no_logging(): l.fit(n)
 
