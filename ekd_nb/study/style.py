@@ -13,18 +13,13 @@ __all__ = ['METHOD_LABELS', 'METHOD_COLORS', 'METHOD_FAMILY', 'METHOD_MARKERS', 
 import functools, zlib, matplotlib
 import matplotlib.pyplot as plt
 
+from .methods import METHODS
+
 # %% ../../nbs/study/01_style.ipynb #f5a3aa9d
-METHOD_LABELS = {'plain': 'plain', 'branched': 'branched, labels only', 'wide': 'wide, labels only', 'kd': 'KD, average of teachers', 'kd_best': 'KD, best teacher',
-                 'kd_wide': 'KD, wide student', 'kd_flops': 'KD, student of equal cost', 'ekd': 'EKD, whole branches', 'ekd_light': 'EKD, light branches', 'ekd_avg': 'whole branches, average of teachers',
-                 'ekd_no_hint': 'whole branches, no hints', 'dkd': 'DKD', 'dist': 'DIST', 'lskd': 'logit-standardised KD', 'dkd_avg': 'DKD, average', 'dist_avg': 'DIST, average', 'lskd_avg': 'logit-standardised KD, average', 'fitnet': 'FitNet hints', 'kd_hint': 'KD with hints', 'kd_wide_hint': 'KD, wide student, with hints', 'kd_flops_hint': 'KD, student of equal cost, with hints', 'kd_light_hint': 'KD, one light branch, with hints', 'at': 'AT', 'rkd': 'RKD', 'sp': 'SP',
-                 'crd': 'CRD', 'one': 'ONE', 'cl_ilr': 'CL-ILR', 'dml': 'deep mutual learning', 'separate': 'separate students', 'teachers': 'teachers together'}
-METHOD_COLORS = {'plain': '#6E6E6E', 'branched': '#038546', 'kd': '#1460F5',
-                 'kd_wide': '#1D9BE3', 'ekd_light': '#D55E00', 'fitnet': '#D018B8', 'teachers': '#BD7CB0'}
-METHOD_FAMILY = {'ekd': 'ekd_light', 'wide': 'plain', 'kd_best': 'kd', 'kd_flops': 'kd_wide', 'ekd_avg': 'ekd_light', 'ekd_no_hint': 'ekd_light', 'dkd': 'kd', 'dist': 'kd', 'lskd': 'kd', 'dkd_avg': 'kd', 'dist_avg': 'kd', 'lskd_avg': 'kd', 'kd_hint': 'fitnet', 'kd_wide_hint': 'fitnet', 'kd_flops_hint': 'fitnet', 'kd_light_hint': 'fitnet', 'at': 'fitnet', 'rkd': 'fitnet',
-              'sp': 'fitnet', 'crd': 'fitnet', 'one': 'branched', 'cl_ilr': 'branched', 'dml': 'branched', 'separate': 'teachers'}
-METHOD_MARKERS = {'plain': 'o', 'wide': 'o', 'branched': 's', 'kd': '^', 'kd_best': '^', 'kd_wide': 'v', 'kd_flops': 'v', 'ekd': 's', 'ekd_light': 'D', 'ekd_avg': 'd',
-                  'ekd_no_hint': 'D', 'dkd': '<', 'dist': '>', 'lskd': 'p', 'dkd_avg': '<', 'dist_avg': '>', 'lskd_avg': 'p', 'fitnet': 'h', 'kd_hint': '^', 'kd_wide_hint': 'v', 'kd_flops_hint': 's', 'kd_light_hint': 'D', 'at': 'H', 'rkd': '8', 'sp': 'X', 'crd': 'P', 'one': 's', 'cl_ilr': 'p', 'dml': '8',
-                  'separate': 'X', 'teachers': '*'}
+METHOD_LABELS = {m.name: m.label for m in METHODS.values()}
+METHOD_COLORS = {m.name: m.color for m in METHODS.values() if m.color}
+METHOD_FAMILY = {m.name: m.family for m in METHODS.values() if m.family}
+METHOD_MARKERS = {m.name: m.marker for m in METHODS.values()}
 TEACHER_COLORS = ['#C2649F', '#AD8600', '#2E93D6', '#8F6BB3', '#A07850', '#4F8A8B']
 TEXT_COLOR = '#7A7A7A'
 OTHER_COLORS = ['#8F6BB3', '#A07850', '#B87F00', '#4F8A8B', '#7F8C3A', '#C4615E']
