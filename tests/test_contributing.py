@@ -1,21 +1,34 @@
 "What CONTRIBUTING.md says must work: its Python is run from top to bottom, and the files it names exist"
 import re
 from pathlib import Path
-import torch
-import ekd_nb.all
+import pytest, torch
+from ekd_nb.study.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT/'CONTRIBUTING.md').read_text()
 BLOCKS = re.findall(r'^```python\n(.*?)^```', TEXT, re.M | re.S)
 
 
-def test_the_examples_run(tmp_path, monkeypatch):
+REGISTRIES = METHODS,
+
+@pytest.fixture
+def registries():
+    "What the examples add to the registries is taken out again"
+    before = [dict(r) for r in REGISTRIES]
+    yield
+    for now, then in zip(REGISTRIES, before):
+        now.clear()
+        now.update(then)
+
+
+def test_the_examples_run(tmp_path, monkeypatch, registries):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     names = {}
     for block in BLOCKS: exec(compile(block, 'CONTRIBUTING.md', 'exec'), names)
     row = dict(zip(names['learn'].recorder.metric_names[1:], names['learn'].recorder.values[-1]))
     assert all(row[n]>0 for n in names['LogitMSELoss'].term_names)
+    assert names['student'].n_branches==2 and '×2' in names['name'] and METHODS['ekd_two'].label=='EKD, two branches'
 
 
 def test_the_files_it_names_exist():
