@@ -24,8 +24,8 @@ def case(n, t, b, c, seed, scale=3.):
 
 
 weights = st.floats(0, 5)
-losses = st.fixed_dictionaries(dict(alpha=weights, beta=weights, gamma=weights, tau=st.floats(.5, 20), lam=st.floats(0, 1), reduce=st.sampled_from(['sum', 'mean']),
-                                    ensemble=st.floats(0, 2), label_smoothing=st.floats(0, .9)))
+losses = st.fixed_dictionaries(dict(alpha=weights, beta=weights, gamma=weights, tau=st.floats(.5, 20), lam=st.floats(0, 1), branch_reduction=st.sampled_from(['sum', 'mean']),
+                                    ensemble_weight=st.floats(0, 2), label_smoothing=st.floats(0, .9)))
 
 
 # ---- loss

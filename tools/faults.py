@@ -17,7 +17,7 @@ torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT/'tools'))
 from compat import SMALL, dls, learner
-from ekd_nb import checkpoint as checkpoint_module, teachers as teachers_module
+from ekd_nb import checkpoint as checkpoint_module, core as core_module
 from ekd_nb.checkpoint import Checkpoint
 from ekd_nb.core import EKDError, add_digest, write_json
 from ekd_nb.study.records import provenance
@@ -74,7 +74,7 @@ def die_at(step):
                 os.kill(os.getpid(), signal.SIGKILL)
             return real(*a, **kw)
         return g
-    teachers_module.os.fsync, teachers_module.os.replace = act(os.fsync), act(os.replace)
+    core_module.os.fsync, core_module.os.replace = act(os.fsync), act(os.replace)
     whole = Path.write_bytes
     Path.write_bytes = act(whole, lambda p, b: whole(p, bytes(b)[:len(b)//2]))
 
