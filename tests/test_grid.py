@@ -3,12 +3,12 @@ import signal, subprocess, sys, time
 from importlib.util import find_spec
 import pytest
 from ekd_nb.core import EKDError
-from ekd_nb.study.grid import Job, GridConfig, run_grid, pending_jobs
+from ekd_nb.study.grid import make_job, GridConfig, run_grid, pending_jobs
 from ekd_nb.study.protocols import protocol
 from ekd_nb.study.records import load_records
 
 TINY = protocol('digits', per_class=3, epochs=2, teacher_epochs=1)
-JOBS = [Job(TINY, m, s) for s in (0,1) for m in ('plain','ekd')]
+JOBS = [make_job(TINY, m, s) for s in (0,1) for m in ('plain','ekd')]
 
 
 def where(folder): return GridConfig(folder/'out', folder/'work', threads=1)
@@ -34,23 +34,23 @@ def test_only_what_is_missing_is_run(tmp_path):
     run_grid(JOBS[:1], where(tmp_path))
     made,_ = run_grid(JOBS[:2], where(tmp_path))
     assert [r['method'] for r in made]==['ekd']
-    hotter = Job(protocol('digits', per_class=3, epochs=2, teacher_epochs=1, tau=2.), 'ekd')
+    hotter = make_job(protocol('digits', per_class=3, epochs=2, teacher_epochs=1, tau=2.), 'ekd')
     assert len(run_grid([hotter], where(tmp_path))[0])==1        # another temperature is another run
-    colder = Job(hotter.protocol, 'plain')
+    colder = make_job(hotter.protocol, 'plain')
     assert run_grid([colder], where(tmp_path))[0]==[]            # but not for a student that learns from labels
 
 
 def test_nothing_starts_when_one_job_cannot(tmp_path):
-    with pytest.raises(EKDError, match='leaves no image of class'): run_grid([*JOBS, Job(TINY, 'plain', fraction=.01)], where(tmp_path))
-    with pytest.raises(EKDError, match="method: got 'magic'"): Job(TINY, 'magic')
+    with pytest.raises(EKDError, match='leaves no image of class'): run_grid([*JOBS, make_job(TINY, 'plain', fraction=.01)], where(tmp_path))
+    with pytest.raises(EKDError, match="method: got 'magic'"): make_job(TINY, 'magic')
     assert not (tmp_path/'out').exists()
 
 
 LONG = """
 from pathlib import Path
-from ekd_nb.study.grid import Job, GridConfig, run_grid
+from ekd_nb.study.grid import make_job, GridConfig, run_grid
 from ekd_nb.study.protocols import protocol
-run_grid([Job(protocol('digits', per_class=3, epochs=60, teacher_epochs=1), 'plain')], GridConfig(Path(r'{0}')/'out', Path(r'{0}')/'work', threads=1))
+run_grid([make_job(protocol('digits', per_class=3, epochs=60, teacher_epochs=1), 'plain')], GridConfig(Path(r'{0}')/'out', Path(r'{0}')/'work', threads=1))
 """
 
 def test_a_killed_run_goes_on(tmp_path):

@@ -12,7 +12,9 @@ DIRECTIVE = re.compile(r'^\s*#\|')
 CAPTION = re.compile(r'^\s*#\|\s*fig-(alt|cap)\b')
 
 # Cells that may break a rule: id -> reason. At most ten.
-EXCEPTIONS = {}
+EXCEPTIONS = {
+    'ac1023f5': 'study/01_methods: METHODS is a table, one row per line',
+}
 
 
 def parsed(src):

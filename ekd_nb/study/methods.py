@@ -33,8 +33,10 @@ class ImageShape(NamedTuple):
 
 def _network(p, shape, arch, n=1, split=None, fusion=None):
     "A branched student for the protocol's images; one branch is a plain network"
-    return branched_student(arch, n, shape.n_out, p.split if split is None else split, fusion or (p.fusion if n>1 else 'mean'),
-                            in_channels=shape.in_channels, size=max(shape.size, 16))
+    if split is None: split = p.split
+    if fusion is None: fusion = p.fusion if n>1 else 'mean'
+    size = max(shape.size, 16)
+    return branched_student(arch, n, shape.n_out, split, fusion, in_channels=shape.in_channels, size=size)
 
 def single_network(p, shape):
     "The protocol's student without branches"
@@ -183,10 +185,12 @@ def make_loss(
     best:int=None, # index of the teacher that is best on validation images
 )->EKDLoss: # or another `DistillLoss`
     "The loss of a method"
-    if m.teacher=='best' and best is None: raise EKDError(f'method: {m.name} needs to know the best teacher, the teachers have no validation accuracy')
+    if m.teacher=='best' and best is None:
+        raise EKDError(f'method: {m.name} needs to know the best teacher, the teachers have no validation accuracy')
     if m.loss!='ekd': return _baseline_loss(p, m, best)
     if not m.has_teacher: return EKDLoss(1., 0., 0., branch_reduction=p.reduce, ensemble_weight=p.ensemble)
-    assign = [best]*(n_branches(p) if m.several else 1) if m.teacher=='best' else None
+    n = n_branches(p) if m.several else 1
+    assign = [best]*n if m.teacher=='best' else None
     lam = {'own': p.lam, 'average': 0., 'best': 1.}[m.teacher]
     gamma = p.gamma if m.hints else 0.
     return EKDLoss(p.alpha, p.beta, gamma, p.tau, lam, p.reduce, p.ensemble, assign, normalize_hints=p.relative_hints)
@@ -194,7 +198,10 @@ def make_loss(
 # %% ../../nbs/study/01_methods.ipynb #c7249151
 _TEACHER_FIELDS = dict(tau=0., alpha=0., beta=0., gamma=0., lam=0., teacher_epochs=0)
 
-def _from_record(p): return p if isinstance(p, Protocol) else Protocol(**{k: tuple(v) if isinstance(v, list) else v for k,v in p.items()})
+def _from_record(p):
+    "A `Protocol` from the dictionary of a record"
+    if isinstance(p, Protocol): return p
+    return Protocol(**{k: tuple(v) if isinstance(v, list) else v for k,v in p.items()})
 
 def _hint_cells(p, m):
     "Cells a side of the feature maps that a method compares"

@@ -49,8 +49,9 @@ class Protocol:
     n_valid:int=5000      # images held out of training for choices
     n_curve:int=1000      # of those, how many draw the learning curves
 
-# %% ../../nbs/study/00_protocols.ipynb #d8959541
-_AT_LEAST = dict(per_class=1, epochs=1, teacher_epochs=1, bs=1, wd=0, n_views=1, alpha=0, beta=0, gamma=0, hint_cells=1, ensemble=0, n_valid=0, n_curve=1)
+# %% ../../nbs/study/00_protocols.ipynb #ec1ea57f
+_AT_LEAST = dict(per_class=1, epochs=1, teacher_epochs=1, bs=1, n_views=1, hint_cells=1, n_curve=1,
+                 n_valid=0, wd=0, alpha=0, beta=0, gamma=0, ensemble=0)
 _ONE_OF = dict(schedule=('one_cycle', 'steps'), precision=('float32', 'bfloat16'), reduce=('sum', 'mean'))
 
 def check_protocol(
@@ -81,15 +82,20 @@ PRESETS = dict(
     standard='all images, on a GPU',
     long='all images, 240 epochs, on a GPU')
 
-_DIGITS = Protocol('digits', 'quick', ('resnet14', 'wrn_16_1', 'resnet8-w32'), per_class=10, epochs=60, teacher_epochs=60, bs=32, lr=.05, n_valid=200, n_curve=200)
+_DIGITS = Protocol('digits', 'quick', ('resnet14', 'wrn_16_1', 'resnet8-w32'), per_class=10, epochs=60,
+                   teacher_epochs=60, bs=32, lr=.05, n_valid=200, n_curve=200)
 _DEMO = replace(_DIGITS, preset='demo')
-_CIFAR = Protocol('cifar10', 'small', PRETRAINED_ARCHS, per_class=200, epochs=24, teacher_epochs=24, bs=32, tau=2., gamma=60., lam=.25, hint_cells=4, n_curve=500)
+_CIFAR = Protocol('cifar10', 'small', PRETRAINED_ARCHS, per_class=200, epochs=24, teacher_epochs=24, bs=32,
+                  tau=2., gamma=60., lam=.25, hint_cells=4, n_curve=500)
 _READY = replace(_CIFAR, preset='ready', per_class=None, teacher_epochs=20, bs=128, precision='bfloat16', n_curve=5000)
-_LONG = replace(_CIFAR, preset='long', student='resnet20', teachers=('resnet56', 'wrn_40_2', 'densenet_100_12'), tau=4., gamma=10., lam=.5, hint_cells=1,
-                per_class=None, epochs=240, teacher_epochs=240, bs=64, lr=.05, schedule='steps', n_curve=1000)
-_GPU = replace(_LONG, preset='standard', teachers=('resnet20-w64', 'wrn_16_6', 'densenet_22_48'), gamma=15., hint_cells=2,
-               epochs=60, teacher_epochs=24, bs=512, lr=.2, schedule='one_cycle', precision='bfloat16', n_views=20)
+_LONG = replace(_CIFAR, preset='long', student='resnet20', teachers=('resnet56', 'wrn_40_2', 'densenet_100_12'),
+                tau=4., gamma=10., lam=.5, hint_cells=1, per_class=None, epochs=240, teacher_epochs=240, bs=64, lr=.05,
+                schedule='steps', n_curve=1000)
+_GPU = replace(_LONG, preset='standard', teachers=('resnet20-w64', 'wrn_16_6', 'densenet_22_48'), gamma=15.,
+               hint_cells=2, epochs=60, teacher_epochs=24, bs=512, lr=.2, schedule='one_cycle', precision='bfloat16',
+               n_views=20)
 
+# %% ../../nbs/study/00_protocols.ipynb #43aedad7
 def _cifar(
     data, # `cifar10` or `cifar100`
     per, # images of each class in `small`
@@ -105,10 +111,11 @@ def _cifar(
             replace(_GPU, data=data),
             replace(_LONG, data=data))
 
-_ALL = (_DIGITS, _DEMO, replace(_DIGITS, preset='small', per_class=50), *_cifar('cifar10', 200), *_cifar('cifar100', 20))
+_ALL = (_DIGITS, _DEMO, replace(_DIGITS, preset='small', per_class=50),
+        *_cifar('cifar10', 200), *_cifar('cifar100', 20))
 PROTOCOLS = {(p.data, p.preset): p for p in _ALL}
 
-# %% ../../nbs/study/00_protocols.ipynb #4004213e
+# %% ../../nbs/study/00_protocols.ipynb #c9b97191
 def protocol(
     data:str='digits', # `digits`, `cifar10` or `cifar100`
     preset:str='quick', # a key of `PRESETS`
@@ -123,7 +130,7 @@ def protocol(
     for k in changes: expect(k in known, 'protocol', k, f"a field, one of {', '.join(known)}")
     return check_protocol(replace(PROTOCOLS[data, preset], **changes))
 
-# %% ../../nbs/study/00_protocols.ipynb #131f6de0
+# %% ../../nbs/study/00_protocols.ipynb #e50f4a88
 def n_branches(
     p:Protocol,
 )->int:
