@@ -61,6 +61,28 @@ def test_an_exported_main_must_not_run_when_the_site_is_built():
     assert [i for i, _ in check.check_source(nb)] == [0]
 
 
+def needed(*cells): return [i for i, _ in check.check_site(notebook(code('#| default_exp x'), *cells))]
+
+
+@pytest.mark.parametrize('src', [
+    'import os\nos.listdir(folder)', 'from os import path\nx = [path.join(folder, f) for f in "ab"]',
+    '#| export\ndef f(x=folder): pass', 'def f():\n    import os\nf(folder)', 'show_doc(folder)'])
+def test_a_cell_that_builds_the_site_must_not_need_one_that_does_not(src):
+    assert needed(code('folder = "."'), code(src)) == [2]
+    assert needed(code('#| export\nfolder = "."'), code(src)) == []
+    assert list(check.check_site(notebook(code('folder = "."'), code(src)))) == []   # a page without a module
+
+
+@pytest.mark.parametrize('src', [
+    'import os\nfor f in os.listdir("."): print(f)', 'from os.path import *\njoin("a", "b")', 'print(folder)',
+    'import os\ndef f(a, *b): return folder(a, b, os)', 'import os\nkey = lambda a: folder[a]',
+    'import os\nwith open(os.devnull) as f: print(f, [x for x in f])', '%matplotlib inline\nimport os',
+    '#| eval: false\nimport os\nfolder',
+    'import os\ntry: os.x\nexcept AttributeError as e: print(e)',
+    'import os\nclass A:\n    def f(self): return folder'])
+def test_other_cells_may(src): assert needed(code(src)) == []
+
+
 LONG = "'" + 'x'*119 + "'"   # 121 characters
 def rules(src): return [rule for _, rule, _ in code_style.check_code(src)]
 def exported(*lines): return '\n'.join(('#| export', *lines))

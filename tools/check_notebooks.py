@@ -6,7 +6,7 @@
 Each complaint is one line naming the notebook and the cell. Nothing in the tree is changed.
 `--style` reads how the code is written (tools/code_style.py) instead, and counts per notebook.
 """
-import ast, copy, filecmp, json, os, re, shutil, subprocess, sys, tempfile
+import ast, builtins, copy, filecmp, importlib, json, os, re, shutil, subprocess, sys, tempfile
 from collections import Counter
 from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -82,11 +82,58 @@ def check_source(nb):
             yield i, "exports `if __name__ == '__main__'` without `#| eval: false`: building the site would run it"
 
 
+def bound(tree):
+    "Names that running this code binds outside of functions, and modules of which it imports everything"
+    names, stars = set(), set()
+    for n in at_once(tree):
+        if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store): names.add(n.id)
+        if isinstance(n, (*code_style.FUNCTIONS, ast.ClassDef)): names.add(n.name)
+        if isinstance(n, ast.ExceptHandler) and n.name: names.add(n.name)
+        if not isinstance(n, (ast.Import, ast.ImportFrom)): continue
+        names |= {a.asname or a.name.split('.')[0] for a in n.names}
+        if n.names[0].name == '*': stars.add(n.module)
+    return names, stars
+
+
+def at_once(node):
+    "Every node of some code that runs at once: bodies of functions run later, if at all"
+    yield node
+    function = isinstance(node, (*code_style.FUNCTIONS, ast.Lambda))
+    body = node.body if function else []
+    later = body if isinstance(body, list) else [body]
+    for child in ast.iter_child_nodes(node):
+        if child not in later: yield from at_once(child)
+
+
+def everything(module):
+    "What `from module import *` brings"
+    names = vars(importlib.import_module(module))
+    return set(names.get('__all__', [n for n in names if not n.startswith('_')]))
+
+
+def check_site(nb):
+    "Building the site runs exported cells and those with an import only: they must not need what others define"
+    cells = [(i, source(c)) for i, c in enumerate(nb['cells']) if c['cell_type'] == 'code']
+    if not any(re.search(r'^#\|\s*default_exp', s, re.M) for _, s in cells): return
+    known, stars = {*dir(builtins), '__name__', '__file__', 'display', 'get_ipython', 'show_doc'}, set()
+    for i, s in cells:
+        tree = code_style.parsed(s)
+        if tree is None or re.search(r'^#\|\s*eval:\s*false', s, re.M): continue
+        imports = any(isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.walk(tree))
+        if not imports and not re.search(r'^#\|\s*exports?\b|^show_doc', s, re.M): continue
+        names, more = bound(tree)
+        known, stars = known | names, stars | more
+        needed = {n.id for n in at_once(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)} - known
+        if needed: needed -= set().union(*map(everything, stars))
+        missing = ', '.join(sorted(needed))
+        if needed: yield i, f'imports something, so that building the site runs it, where {missing} is not defined'
+
+
 def check_notebook(path):
     "Complaints about one notebook, each `(cell number or None, text)`"
     try: nb = json.loads(Path(path).read_text(encoding='utf-8'))
     except ValueError as e: return [(None, f'is not JSON: {e}')]
-    return [*check_clean(nb), *check_executed(nb), *check_source(nb)]
+    return [*check_clean(nb), *check_executed(nb), *check_source(nb), *check_site(nb)]
 
 
 def check_export(root=ROOT):
