@@ -27,8 +27,7 @@ from .checkpoint import Checkpoint
 from .learner import ekd_learner, teacher_learner
 from .evaluate import branch_curve, disagreement, diversity, evaluate_student, get_logits
 from .speed import BF16Callback, CompileCallback, FusedSGD, optimize_teachers
-from .fold import deploy
-from .deploy import load_student, save_onnx, save_student
+from .deploy import deploy, load_student, save_onnx, save_student
 
 # %% ../nbs/17_all.ipynb #feadc685
 _all_ = [

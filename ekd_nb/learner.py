@@ -125,11 +125,7 @@ def _student(arch, n_branches, teachers, n_out, split, fusion, x, cut):
     if isinstance(arch, (list, tuple)) and not arch: raise EKDError('arch: got an empty list, expected a network for each branch')
     if n_branches is None: n_branches = len(arch) if isinstance(arch, (list, tuple)) else len(teachers) if teachers is not None else 1
     if not isinstance(n_branches, int) or n_branches<1: raise EKDError(f'n_branches: got {n_branches!r}, expected at least 1 branch')
-    student = branched_student(arch, n_branches, n_out, split, fusion, x.shape[1], cut, size=x.shape[-1])
-    student.config = dict(arch=[_arch_name(a) for a in (arch if isinstance(arch, (list, tuple)) else [arch]*n_branches)], split=len(student.trunk) if split is None else split, cut=cut)
-    return student
-
-def _arch_name(a): return a if isinstance(a, str) else getattr(a, 'arch', None) or getattr(a, '__name__', None)
+    return branched_student(arch, n_branches, n_out, split, fusion, x.shape[1], cut, size=x.shape[-1])
 
 # %% ../nbs/12_learner.ipynb #0c9f5553
 def _dry_run(student, loss_func, x, y, out, dls):

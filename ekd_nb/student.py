@@ -6,7 +6,8 @@ Docs: https://ekd-nb.github.io/ekd_nb/student.html.md"""
 
 # %% auto #0
 __all__ = ['MAX_COST', 'TupleFromList', 'StudentOutput', 'split_stages', 'create_network', 'Fusion', 'Branch', 'Head',
-           'make_head', 'GroupedLayer', 'group_branches', 'BranchedStudent', 'branched_student']
+           'make_head', 'GroupedLayer', 'group_branches', 'probe_images', 'BranchedStudent', 'arch_name',
+           'branched_student']
 
 # %% ../nbs/04_student.ipynb #472b5c4c
 import copy, inspect
@@ -18,10 +19,11 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from fastai.torch_core import one_param
 from fastcore.basics import listify, patch
 from torch.utils.flop_counter import FlopCounterMode
 
-from .core import EKDError, eval_mode
+from .core import EKDError, eval_mode, same_answers
 from .models import MODELS, count_params, get_model
 
 # %% ../nbs/04_student.ipynb #efde436f
@@ -180,20 +182,25 @@ def group_branches(
     "One module that computes all branches at once, with the branches' own weights"
     if not _same_structure(*branches): raise EKDError('grouped: these branches differ in shape, use grouped=False')
     stack = _GroupedBranches(branches)
-    if not _outputs_match(stack, branches): raise EKDError('grouped: these branches mix channels outside of their layers (as DenseNet does), use grouped=False')
+    h = probe_images(_in_channels(branches[0].body), 16, 16).to(one_param(branches[0]))
+    try:
+        with eval_mode(*branches): same_answers(lambda h: torch.stack([b(h)[0] for b in branches]), lambda h: stack(h)[0], h)
+    except (EKDError, RuntimeError):
+        raise EKDError('grouped: these branches mix channels outside of their layers (as DenseNet does), use grouped=False') from None
     return stack
 
-@torch.no_grad()
-def _outputs_match(stack, branches):
-    first = next(m for b in branches for m in b.body.modules() if isinstance(m, (nn.Conv2d, nn.BatchNorm2d)))
-    h = torch.linspace(0, 1e4, 2*256*(c := getattr(first, 'in_channels', None) or first.num_features)).sin().view(2, c, 16, 16).to(first.weight)
-    layers = [m for b in branches for m in b.modules()]
-    modes = [m.training for m in layers]
-    for m in layers: m.training = False
-    try: return torch.allclose(stack(h)[0], torch.stack([b(h)[0] for b in branches]), rtol=1e-3, atol=1e-3)
-    except RuntimeError: return False
-    finally:
-        for m,mode in zip(layers, modes): m.training = mode
+def probe_images(
+    channels:int, # of the images
+    *sides:int, # height and width
+    n:int=2, # images
+)->Tensor: # [n,channels,*sides]
+    "The same random images at every call, without use of the global random numbers"
+    return torch.randn(n, channels, *sides, generator=torch.Generator().manual_seed(0), device='cpu')
+
+def _in_channels(body):
+    "Channels that the first convolution or BatchNorm takes"
+    first = next((m for m in body.modules() if isinstance(m, (nn.Conv2d, nn.BatchNorm2d))), None)
+    return 3 if first is None else getattr(first, 'in_channels', None) or first.num_features
 
 class _GroupedBranches(nn.Module):
     def __init__(self, branches):
@@ -222,7 +229,8 @@ class BranchedStudent(nn.Module):
         self.trunk,self.branches = trunk,nn.ModuleList(branches)
         self.fusion = Fusion(fusion, len(branches), n_trunk)
         self.trunk_grad,self.projections = trunk_grad,None
-        self.network,self.assigned = None,None   # what `show` tells: the network it is made from; teachers, one text a branch
+        self.config = {}   # what it was built from: name, arch (names, or `None`), split, cut, size
+        self.assigned = None   # for `show`: what each branch learns from, in words
         self.grouped = grouped
 
     @property
@@ -232,6 +240,9 @@ class BranchedStudent(nn.Module):
     def grouped(self): return self.__dict__.get('_grouped_branches') is not None
     @grouped.setter
     def grouped(self, on): self.__dict__['_grouped_branches'] = group_branches(self.branches) if on else None
+
+    @property
+    def image_size(self): return self.config.get('size') or (_in_channels(self.trunk), 32, 32)
 
     @property
     def n_branches(self): return len(self.branches)
@@ -263,6 +274,7 @@ class BranchedStudent(nn.Module):
         new.branches = nn.ModuleList([self.branches[i] for i in idx])
         new.fusion = self.fusion.keep(idx)
         if self.assigned: new.assigned = [self.assigned[i] for i in idx]
+        if self.config.get('arch'): new.config = dict(self.config, arch=[self.config['arch'][i] for i in idx])
         new.grouped = self.grouped
         return copy.deepcopy(new)
 
@@ -302,7 +314,7 @@ def _default_split(
     student = lambda k: sum(costs[0][:k]) + sum(sum(o[k:]) for o in costs)*(len(stages)//len(costs))
     return next((k for k in splits if student(k)<=MAX_COST*max(map(sum, costs))), splits[-1])
 
-# %% ../nbs/04_student.ipynb #acff8b1c
+# %% ../nbs/04_student.ipynb #4aa80431
 def _split_index(stages, split):
     "How many stages the trunk has"
     names = _stage_names(stages)
@@ -318,11 +330,18 @@ def _channels(stages, x):
     "Channels that leave `stages`"
     with torch.no_grad(), eval_mode(stages): return stages(x).shape[1]
 
-def _named(arch):
-    "A name for `arch`"
-    return arch if isinstance(arch, str) else getattr(arch, 'arch', None) or getattr(arch, '__name__', None) or type(arch).__name__
+def arch_name(
+    arch, # what `branched_student` takes
+)->str: # `None` for a network that no name builds
+    "The name by which a network can be built again: a string, an attribute `arch`, or a function of `ekd_nb.models`"
+    if isinstance(arch, str): return arch
+    if getattr(arch, 'arch', None): return arch.arch
+    name = getattr(arch, '__name__', None)
+    return name if name in MODELS and MODELS[name] is arch else None
 
-# %% ../nbs/04_student.ipynb #27c1be17
+def _label(arch): return arch_name(arch) or getattr(arch, '__name__', type(arch).__name__)
+
+# %% ../nbs/04_student.ipynb #92f16a1e
 def branched_student(
     arch, # a name, a callable that builds a network, an `nn.Module`, or a list with one of these per branch
     n_branches:int=3, # N; 1 gives the plain network, unless `split` names its last stage
@@ -352,10 +371,12 @@ def branched_student(
         if (c := _channels(stages[:kb], probe))!=n_trunk: raise EKDError(f'arch: branch {i} wants {c} channels at the split, the trunk gives {n_trunk}')
         branches.append(Branch(stages[kb:], nn.Linear(nf, n_out)) if kb<len(stages) else make_head(n_trunk, n_out))
     student = BranchedStudent(trunk, branches, fusion, n_trunk, trunk_grad, grouped)
-    student.network = dict(name='+'.join(dict.fromkeys(map(_named, archs))), size=(in_channels, size, size))
+    names = [arch_name(a) for a in archs]
+    student.config = dict(name='+'.join(dict.fromkeys(map(_label, archs))), arch=names if all(names) else None, split=ends[0],
+                          cut=cut, size=(in_channels, size, size))
     return student
 
-# %% ../nbs/04_student.ipynb #e5706e99
+# %% ../nbs/04_student.ipynb #b1a3e601
 def _part_costs(student, size):
     "Multiply-adds of trunk and branches for one image"
     first = next(student.parameters())
@@ -368,17 +389,16 @@ def _part_costs(student, size):
     return costs
 
 def _row(name, what, module, cost): return f'{name:<10}{what:<34}{count_params(module):>11,} parameters {cost/1e6:>9,.1f} M multiply-adds'
-def _in_channels(student): return next((m.in_channels for m in student.modules() if isinstance(m, nn.Conv2d)), 3)
 def _body_text(b): return '1×1 convolution' if isinstance(b, Head) else ', '.join(_stage_names(b.body))
 
-# %% ../nbs/04_student.ipynb #fd43dcfc
+# %% ../nbs/04_student.ipynb #2e939883
 @patch
 def summary(self:BranchedStudent,
     size:tuple=None, # of one image (channels, H, W); by default as it was built for
 )->str: # one line a part
     "The parts of the student, their parameters and multiply-adds, and its cost as a multiple of the network named"
-    net = self.network or dict(name='network', size=(_in_channels(self), 32, 32))
-    size = tuple(size or net['size'])
+    name = self.config.get('name', 'a network')
+    size = tuple(size or self.image_size)
     trunk,*branches = _part_costs(self, size)
     alone = trunk + (max(branches) if self.kind=='branches' else 0)
     what = dict(branches='branch', heads='head')[self.kind]
@@ -386,9 +406,9 @@ def summary(self:BranchedStudent,
     for i,(b,cost) in enumerate(zip(self.branches, branches)):
         rows.append(_row(f'{what} {i}', _body_text(b), b, cost) + (f', learns from {self.assigned[i]}' if self.assigned else ''))
     total = trunk+sum(branches)
-    rows.append(_row('student', f'fusion {self.fusion.name}', self, total) + f', {total/max(1, alone):.2f} times those of {net["name"]}')
+    rows.append(_row('student', f'fusion {self.fusion.name}', self, total) + f', {total/max(1, alone):.2f} times those of {name}')
     title = 'branches with stages of their own' if self.kind=='branches' else 'heads on a whole network'
-    return '\n'.join([f'{net["name"]} as student, {title}; images {"×".join(map(str, size))}', *rows])
+    return '\n'.join([f'{name} as student, {title}; images {"×".join(map(str, size))}', *rows])
 
 @patch
 def show(self:BranchedStudent, size:tuple=None): # of one image (channels, H, W); by default as it was built for
@@ -397,5 +417,4 @@ def show(self:BranchedStudent, size:tuple=None): # of one image (channels, H, W)
 
 @patch
 def extra_repr(self:BranchedStudent):
-    net = f'{self.network["name"]}, ' if self.network else ''
-    return f'{net}{self.n_branches} {self.kind}, {count_params(self):,} parameters'
+    return f'{self.config.get("name", "a network")}, {self.n_branches} {self.kind}, {count_params(self):,} parameters'

@@ -81,7 +81,7 @@ def test_curve_of_branches(seed, n):
 
 def student(n=3, fusion='mean'):
     torch.manual_seed(0)
-    return branched_student('resnet8-w4', n_branches=n, n_out=5, in_channels=1, fusion=fusion)
+    return branched_student('resnet8-w4', n_branches=n, n_out=5, split='heads' if n>1 else None, in_channels=1, fusion=fusion)
 
 def batches(n=23, size=8): 
     g = torch.Generator().manual_seed(1)

@@ -128,11 +128,12 @@ def test_the_package_runs_as_the_command_line():
     assert (Path(__file__).parents[1]/'ekd_nb/py.typed').exists()
 
 
-def test_light_branches_are_the_default_and_survive_saving(tmp_path):
+@pytest.mark.parametrize('split, trunk', [(None, ['stem']), ('heads', ['stem', 'layer1', 'layer2', 'layer3'])])
+def test_branches_are_the_default_and_both_kinds_survive_saving(split, trunk, tmp_path):
     from ekd_nb.deploy import load_student, save_student
-    l = learner()
-    named = [n for n, _ in l.model.trunk.named_children()]
-    assert named == ['stem', 'layer1', 'layer2', 'layer3'] and l.model.config['split'] == 4
+    l = learner(split=split)
+    assert [n for n, _ in l.model.trunk.named_children()] == trunk
+    assert l.model.kind == ('heads' if split else 'branches')
     x = torch.randn(3, 1, 8, 8)
     for k in (l.model.n_branches, 1):
         student = l.model.keep(k)

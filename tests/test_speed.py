@@ -10,7 +10,8 @@ from ekd_nb.callbacks import DistillCallback, LossTermRecorder, StopOnNonFinite
 from ekd_nb.core import EKDError
 from ekd_nb.data import image_dls, load_images, stratified_subset
 from ekd_nb.speed import BF16Callback, CompileCallback, FusedSGD, optimize_teachers
-from ekd_nb.fold import deploy, fold_batchnorm
+from ekd_nb.deploy import deploy
+from ekd_nb.fold import fold_batchnorm
 from ekd_nb.learner import ekd_learner
 from ekd_nb.losses import EKDLoss
 from ekd_nb.memo import TeacherMemo, load_memo, save_memo

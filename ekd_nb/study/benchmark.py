@@ -22,8 +22,7 @@ import torch
 from fastcore.imports import IN_NOTEBOOK
 
 from .cases import MAIN_CASES, Bench, Setup, branched, scaling_cases, learner_case, bare_loop, clock, option_cases
-from ..deploy import load_student, save_onnx, save_student
-from ..fold import deploy
+from ..deploy import deploy, load_student, save_onnx, save_student
 from ..models import count_flops
 from ..core import library_versions, write_json
 from ..teachers import TeacherEnsemble
