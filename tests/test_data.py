@@ -1,5 +1,6 @@
 "Sources, refusals, and fastai on top of `image_dls`: what the notebooks `arrays` and `data` do not show"
 import os, pickle, types
+from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
@@ -27,7 +28,8 @@ def same(a, b):
 def tiny_cifar(monkeypatch, tmp_path):
     "A stand-in for CIFAR-10 of 40 images, with nothing in EKD_DATA and an empty cache"
     arrays = random_arrays()
-    monkeypatch.setitem(room.FINGERPRINTS, 'cifar10', ImageArrays.from_arrays('cifar10', **arrays).fingerprint)
+    fingerprint = ImageArrays.from_arrays('cifar10', **arrays).fingerprint
+    monkeypatch.setitem(room.DATASETS, 'cifar10', replace(room.DATASETS['cifar10'], fingerprint=fingerprint))
     monkeypatch.delenv('EKD_DATA', raising=False)
     monkeypatch.setenv('EKD_CACHE', str(tmp_path/'cache'))
     return arrays
@@ -174,15 +176,15 @@ def test_valid_and_rows():
     assert dls.train.dataset.store is dls[1].dataset.store
 
 @pytest.mark.parametrize('kw, says', [
-    (dict(valid='train'), "valid='train', expected 'test'"),
+    (dict(valid='train'), "valid: got 'train', expected 'test'"),
     (dict(valid=np.arange(10), idx=np.arange(5,20)), 'valid shares 5 images with idx'),
     (dict(valid=np.arange(40)), 'expected at least one row'),
     (dict(idx=[]), 'expected at least one row'),
     (dict(idx=[40]), 'idx holds rows 40 to 40, expected 0 to 39'),
     (dict(idx=np.ones(40,bool)), 'idx is bool'),
-    (dict(valid=40), 'n_valid=40, expected 1 to 39'),
-    (dict(n_views=0), 'n_views=0, expected 1 to 162'),
-    (dict(n_views=163), 'n_views=163'),
+    (dict(valid=40), 'n_valid: got 40, expected 1 to 39'),
+    (dict(n_views=0), 'n_views: got 0, expected 1 to 162'),
+    (dict(n_views=163), 'n_views: got 163'),
 ])
 def test_refused(kw, says):
     with pytest.raises(EKDError, match=says): image_dls(small(), **kw)

@@ -7,6 +7,7 @@ Each trial is a process of its own (forked, so that it starts at once). A run tr
 import argparse, io, json, os, random, resource, signal, sys, tempfile, time, warnings
 from collections import Counter
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
@@ -148,10 +149,10 @@ def kinds(tmp):
     np.savez(npz, x_train=rng.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8), y_train=y, x_test=rng.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8), y_test=y, classes=np.array(list('abcdefghij')))
     known = arrays.ImageArrays.from_arrays('cifar10', **arrays._read_npz(npz)).fingerprint
     def read_data():
-        old = arrays.FINGERPRINTS['cifar10']
-        arrays.FINGERPRINTS['cifar10'] = known
+        old = arrays.DATASETS['cifar10']
+        arrays.DATASETS['cifar10'] = replace(old, fingerprint=known)
         try: a = arrays.load_images('cifar10', npz)
-        finally: arrays.FINGERPRINTS['cifar10'] = old
+        finally: arrays.DATASETS['cifar10'] = old
         return repr([a.x_train.tobytes(), a.y_train.tobytes(), a.x_test.tobytes(), a.y_test.tobytes(), a.classes])
 
     folder = tmp/'run'

@@ -8,6 +8,7 @@ import argparse, os, sys
 from pathlib import Path
 
 import torch
+from ekd_nb.arrays import DATASETS
 from ekd_nb.evaluate import MeanEnsemble, latencies
 from ekd_nb.models import get_model
 from ekd_nb.study.methods import METHODS, make_student
@@ -17,12 +18,11 @@ from ekd_nb.core import add_digest, write_json
 from ekd_nb.teachers import TeacherEnsemble
 
 ROOT = Path(__file__).resolve().parents[1]
-N_OUT = {'digits': 10, 'cifar10': 10, 'cifar100': 100}
 
 
 def networks(p):
     "Name in records -> network"
-    n_out, nets = N_OUT[p.data], {}
+    n_out, nets = DATASETS[p.data].n_classes, {}
     for m in METHODS.values():
         if m.student is None: continue
         student, name = make_student(p, m, n_out)

@@ -251,10 +251,10 @@ wrong(D, "a pickle in place of cifar10.npz", 'cannot be read as an .npz file')(l
 wrong(D, "stratified_subset(fraction=.01) that empties a class", 'leaves no image of class')(lambda: arrays('stratified_subset', y, fraction=.01))
 wrong(D, "stratified_subset(fraction=2)", 'fraction=2')(lambda: arrays('stratified_subset', y, fraction=2))
 wrong(D, "stratified_subset(n_per_class=99)", 'n_per_class=99')(lambda: arrays('stratified_subset', y, n_per_class=99))
-wrong(D, "stratified_split(n_valid=0)", 'n_valid=0')(lambda: arrays('stratified_split', y, 0))
+wrong(D, "stratified_split(n_valid=0)", 'n_valid: got 0')(lambda: arrays('stratified_split', y, 0))
 wrong(D, "image_dls(idx=[99999])", 'idx holds rows 99999')(lambda: arrays('image_dls', data(), [99999]))
-wrong(D, "image_dls(n_views=99)", 'n_views=99')(lambda: arrays('image_dls', data(), n_views=99))
-wrong(D, "image_dls(valid='train')", "valid='train'")(lambda: arrays('image_dls', data(), valid='train'))
+wrong(D, "image_dls(n_views=99)", 'n_views: got 99')(lambda: arrays('image_dls', data(), n_views=99))
+wrong(D, "image_dls(valid='train')", "valid: got 'train'")(lambda: arrays('image_dls', data(), valid='train'))
 
 # ---- Learner
 K = 'Learner'
