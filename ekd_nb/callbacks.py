@@ -17,6 +17,7 @@ from fastai.callback.core import Callback
 from fastai.learner import Metric
 
 from .core import EKDError
+from .data import no_key_reason, pixels_unchanged
 from .memo import TeacherMemo
 from .teachers import MAX_LOGIT, TeacherEnsemble, check_teachers
 
@@ -55,6 +56,7 @@ class DistillCallback(Callback):
         device = next(self.learn.model.parameters()).device
         self.teachers.to(device)
         out = check_teachers(self.teachers, self._first_batch(device), self._n_out(), getattr(self.learn.loss_func, 'gamma', 0)>0)
+        self.warned = False
         if self.memo: self.memo = self._ready_memo(out, device)
 
     def _first_batch(self, device):
@@ -68,29 +70,30 @@ class DistillCallback(Callback):
     def _ready_memo(self, out, device):
         "A memo that fits this run, its memory announced and taken; or False"
         dl = self.learn.dls.train
-        if getattr(dl, 'views', None) is None:
-            warnings.warn('memo: this DataLoader does not name its images and views, teachers run live (image_dls makes loaders that do)')
-            return False
+        if why := no_key_reason(dl): self._warn_live(why)
+        if getattr(dl, 'views', None) is None: return False
         data,hints = getattr(self.learn.dls, 'data_fingerprint', ''),getattr(self.learn.loss_func, 'gamma', 0)>0
         memo = self.memo if self.memo is not True else TeacherMemo(
             self.teachers, dl.rows, dl.views, self.n_views or dl.n_views, data, features=hints, dtype=self.dtype, budget=self.budget, device=device)
         memo.check_compatible(self.teachers, dl.rows, dl.views, data, hints)
         memo.teachers = self.teachers
-        return memo if memo.allocate(out) else False
+        return memo if why or memo.allocate(out) else False
 
     def before_batch(self):
         x = self.learn.xb[0]
-        self._key,self._batch_version = getattr(x, 'key', None),_same(x)
+        self._key,self._made = getattr(x, 'key', None),getattr(x, 'made', None)
 
     def after_pred(self):
         x = self.learn.xb[0]
-        key = self._key if _same(x)==self._batch_version else None
-        out = self.memo(key, x) if self.memo and key is not None else self.teachers(x)
+        key = self._key if pixels_unchanged(x, self._made) else None
+        in_memo = self.memo and key is not None and key.view is not None
+        if self.memo and not in_memo: self._warn_live('a callback changes the images after the loader has made them')
+        out = self.memo(key, x) if in_memo else self.teachers(x)
         self.learn.pred = self.learn.pred._replace(teacher=out if key is None else out._replace(idx=key.idx))
 
-def _same(x):
-    "What changes when images are replaced or written to, but not when fastai takes off their subclass"
-    return x.data_ptr(),x._version,x.shape
+    def _warn_live(self, why):
+        if not self.warned: warnings.warn(f'memo: {why}; teachers run live')
+        self.warned = True
 
 # %% ../nbs/08_callbacks.ipynb #dad8be9f
 class AnnealHints(Callback):
