@@ -99,7 +99,7 @@ class ImageArrays:
         return (f'{self.name}: {len(self.x_train)} training and {len(self.x_test)} test images '
                 f'{list(self.x_train.shape[1:])}, {self.n_classes} classes, fingerprint {self.fingerprint[:12]}')
 
-# %% ../nbs/01_arrays.ipynb #02001232
+# %% ../nbs/01_arrays.ipynb #972dea5f
 @patch(cls_method=True)
 def from_arrays(cls:ImageArrays,
     name:str,           # any name
@@ -123,12 +123,14 @@ def from_arrays(cls:ImageArrays,
     test,d_test = _canonical(x_test, y_test)
     if warn and (both := np.isin(d_test, d_train).sum()):
         warnings.warn(f'{name}: {both} of {len(d_test)} test images are training images too, see `shared_pictures`')
-    xt,yt,xs,ys = x_train[train],y_train[train],x_test[test],y_test[test]
-    rows = [f'{d} {y}' for d,y in zip([*d_train,*d_test], [*yt,*ys])]
-    text = '\n'.join([f'{list(xt.shape)} {list(xs.shape)}', *rows])
-    return cls(name, xt, yt, xs, ys, classes, views, hashlib.sha256(text.encode()).hexdigest(), train, test)
+    x_train,y_train = x_train[train],y_train[train]
+    x_test,y_test = x_test[test],y_test[test]
+    rows = [f'{d} {y}' for d,y in zip([*d_train,*d_test], [*y_train,*y_test])]
+    text = '\n'.join([f'{list(x_train.shape)} {list(x_test.shape)}', *rows])
+    fingerprint = hashlib.sha256(text.encode()).hexdigest()
+    return cls(name, x_train, y_train, x_test, y_test, classes, views, fingerprint, train, test)
 
-# %% ../nbs/01_arrays.ipynb #77935ad7
+# %% ../nbs/01_arrays.ipynb #58848d0b
 def _pixel_stats(x):
     "Mean and standard deviation of uint8 pixels in [0,1], for each channel"
     c,v = x.shape[3],np.arange(256)/255
@@ -138,7 +140,7 @@ def _pixel_stats(x):
     p = count/count.sum(1, keepdims=True)
     return p@v, np.sqrt(p@v**2 - (p@v)**2).clip(1e-6)
 
-# %% ../nbs/01_arrays.ipynb #3e9e90a5
+# %% ../nbs/01_arrays.ipynb #a08ed44a
 def _number_pictures(x):
     "A number for each image, equal for neighbours with equal pixels"
     different = (x[1:]!=x[:-1]).reshape(len(x)-1, -1).any(1)
@@ -210,7 +212,7 @@ def _find_npz(name, path, download):
                            f'connect to a network, or {advice}') from e
     return file
 
-# %% ../nbs/01_arrays.ipynb #c9361182
+# %% ../nbs/01_arrays.ipynb #dab6d699
 def load_npz_arrays(
     name:str,     # of the data set; the file is `<name>.npz`
     path=None,    # folder that holds the file, or the file itself; None: `EKD_DATA`, then the cache
@@ -238,11 +240,14 @@ class DataSource:
 
 #: every known data set by its name; one row each
 DATASETS = dict(
-    digits  =DataSource(load_digits_arrays, ViewSet(1,False),  10, 'b755c1c4661501616287d6ea5b384d95d1305aab2a723c7f73ef2722b7372fbd'),
-    cifar10 =DataSource(load_cifar_arrays,  ViewSet(4,True),   10, '56fabf3833b672cdd86ff250830982a26cc79cba453cfe7cbecc61734e6b785e'),
-    cifar100=DataSource(load_cifar_arrays,  ViewSet(4,True),  100, 'fee831efbfd907f1e6e6561f338a148de4c790f3d0e2a7e09bf3a5d713bdd753'))
+    digits  =DataSource(load_digits_arrays, ViewSet(1,False),  10,
+                        'b755c1c4661501616287d6ea5b384d95d1305aab2a723c7f73ef2722b7372fbd'),
+    cifar10 =DataSource(load_cifar_arrays,  ViewSet(4,True),   10,
+                        '56fabf3833b672cdd86ff250830982a26cc79cba453cfe7cbecc61734e6b785e'),
+    cifar100=DataSource(load_cifar_arrays,  ViewSet(4,True),  100,
+                        'fee831efbfd907f1e6e6561f338a148de4c790f3d0e2a7e09bf3a5d713bdd753'))
 
-# %% ../nbs/01_arrays.ipynb #b762e74c
+# %% ../nbs/01_arrays.ipynb #2ce06895
 def load_images(
     name:str='digits', # a key of `DATASETS`
     path:str|Path=None # folder that holds `<name>.npz`, or that file; None: see above

@@ -43,8 +43,8 @@ def crop_flip(
     views:ViewSet    # what the numbers mean
 )->Tensor: # images, uint8 [B,C,H,W], channels last in memory
     "Each image of a batch in its own view"
-    b,h,w,c = x.shape
-    p,d = views.pad,x.device
+    h,w,c = x.shape[1:]
+    b,p,d = len(x),views.pad,x.device
     dy,dx,flip = (o[:,None] for o in views.unpack(view))
     ys,xs = torch.arange(h, device=d),torch.arange(w, device=d)
     ys,xs = ys+dy,torch.where(flip.bool(), w-1-xs, xs)+dx
@@ -151,7 +151,7 @@ class ViewDataset:
     def items(self): return [(self.store.x[i].cpu().numpy(), int(self.store.y[i])) for i in self.rows]
     def decode(self, o, full=True): return o[:1] + tuple(Category(self.vocab[int(y)]) for y in o[1:])
 
-# %% ../nbs/02_data.ipynb #5c1e275b
+# %% ../nbs/02_data.ipynb #a3ec07ef
 @patch
 @contextmanager
 def set_split_idx(self:ViewDataset,
@@ -162,7 +162,7 @@ def set_split_idx(self:ViewDataset,
     try: yield self
     finally: self.split_idx = was
 
-# %% ../nbs/02_data.ipynb #43b076fb
+# %% ../nbs/02_data.ipynb #1dbcd94d
 @patch
 def read(self:ViewDataset,
     o # a uint8 array [H,W] or [H,W,C], a PIL image, or the path of one
@@ -189,7 +189,7 @@ def new_empty(self:ViewDataset)->ViewDataset:
     "The same kind of data set without images, as `Learner.export` keeps it"
     return self._of(self.store.x[:0].clone(), torch.zeros(0, dtype=torch.long))
 
-# %% ../nbs/02_data.ipynb #334153b6
+# %% ../nbs/02_data.ipynb #dd0ed86c
 @patch
 def test(self:ViewDataset,
     items # uint8 array [N,H,W,C], or list of arrays, PIL images, paths or pairs (image, label)
@@ -232,7 +232,7 @@ class ViewLoader(TfmdDL):
         import_module('fastai.vision.learner') # registers how fastai shows images
         return super()._pre_show_batch(*args, **kwargs)
 
-# %% ../nbs/02_data.ipynb #ad87144d
+# %% ../nbs/02_data.ipynb #bf8308f2
 @patch(as_prop=True)
 def makes_views(self:ViewLoader)->bool:
     "Does the loader crop and flip now?"
@@ -248,7 +248,7 @@ def views_of(self:ViewLoader,
         self._order = view_order(len(self.dataset.store.x), self.dataset.views, self.n_views, self.seed)
     return self._order[rows, self.epoch%self._order.shape[1]].long()
 
-# %% ../nbs/02_data.ipynb #23b7bfee
+# %% ../nbs/02_data.ipynb #7bf30f65
 def _names(tfms): return ', '.join(f.name.split(' --')[0] for f in tfms)
 
 @patch
@@ -270,7 +270,7 @@ def _refuse_item_tfms(self:ViewLoader):
         found = getattr(self, k).fs
         expect(not len(found), k, _names(found), "none, image_dls makes whole batches: add transforms to 'after_batch'")
 
-# %% ../nbs/02_data.ipynb #20c3bf21
+# %% ../nbs/02_data.ipynb #0dd36c84
 @patch
 def raw_batch(self:ViewLoader,
     idxs:LongTensor # positions in the data set, int64 [B]
@@ -285,8 +285,9 @@ def raw_batch(self:ViewLoader,
     others = self.other_tfms
     if others and not any(isinstance(f, IntToFloatTensor) for f in others): x = x.float().div_(255)
     x = ds.image_type(x)
-    x.key = ViewKey(rows, None if others else view) if ds.train else None
-    return x, *(() if store.y is None else (TensorCategory(store.y[at]),))
+    x.key = None
+    if ds.train: x.key = ViewKey(rows, None if others else view)
+    return (x,) if store.y is None else (x,TensorCategory(store.y[at]))
 
 @patch
 def make_batch(self:ViewLoader,
@@ -299,7 +300,7 @@ def make_batch(self:ViewLoader,
     b[0].key,b[0].made = raw[0].key,batch_version(b[0])
     return b
 
-# %% ../nbs/02_data.ipynb #27bcc1db
+# %% ../nbs/02_data.ipynb #81627faa
 @patch
 def _chunks(self:ViewLoader, idxs):
     "Positions, a batch at a time"
@@ -317,7 +318,7 @@ def create_batches(self:ViewLoader, samps):
     "Batches before `after_batch`; fastai's `DistributedDL` calls it"
     return map(self.raw_batch, self._chunks(samps))
 
-# %% ../nbs/02_data.ipynb #cf795d82
+# %% ../nbs/02_data.ipynb #132cd347
 def no_key_reason(
     dl # a DataLoader of any kind
 )->str: # empty if its batches name their images and views
@@ -327,7 +328,7 @@ def no_key_reason(
         return 'this DataLoader does not name its images and views (image_dls makes loaders that do)'
     return f'after_batch holds {_names(others)}, which makes other pixels than those of a view' if others else ''
 
-# %% ../nbs/02_data.ipynb #8771b965
+# %% ../nbs/02_data.ipynb #002caee3
 def _batching(dl):
     "Images in a pass (None: unknown), batch size (None: unknown), whether a short last batch is dropped"
     if not isinstance(dl, TorchDataLoader):

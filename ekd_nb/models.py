@@ -1,4 +1,4 @@
-"""The networks the field distils on CIFAR: ResNet, wide ResNet and DenseNet-BC, each a row of named stages and a linear head
+"""The networks that distillation papers use on CIFAR, each made of four named stages and a head
 
 Docs: https://ekd-nb.github.io/ekd_nb/models.html.md"""
 
@@ -14,19 +14,24 @@ __all__ = ['resnet8', 'resnet14', 'resnet20', 'resnet32', 'resnet44', 'resnet56'
 # %% ../nbs/03_models.ipynb #a4480e87
 import re
 from collections import OrderedDict
+from functools import partial
+
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
 from torch.utils.flop_counter import FlopCounterMode
-from .core import EKDError
+
+from .core import EKDError, eval_mode, expect
 
 # %% ../nbs/03_models.ipynb #ebad3383
-def he_init(m:nn.Module): # a layer; anything but a convolution is left as it is
+def he_init(
+    m:nn.Module # a layer; anything but a convolution is left as it is
+):
     "He normal initialisation of a convolution, fan-out (arXiv 1502.01852, eq. 14)"
     if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
 
 # %% ../nbs/03_models.ipynb #29cf861f
 class StagedNet(nn.Module):
-    "Named stages, global average pool, linear head; the base of every network here"
+    "Named stages, an average over the image, and a linear head; the base of every network here"
     def __init__(self,
         stages:dict,       # name -> nn.Module, in order
         n_features:int,    # channels that leave the last stage
@@ -35,9 +40,10 @@ class StagedNet(nn.Module):
         arch:str=None      # the name by which `get_model` builds the same network, None when it has none
     ):
         super().__init__()
-        for name,v in (('n_out',n_out), ('in_channels',in_channels)):
-            if v<1: raise EKDError(f"{name}={v}: expected at least 1.")
-        self.n_features,self.n_out,self.in_channels,self.arch = n_features,n_out,in_channels,arch
+        expect(n_out>=1, 'n_out', n_out, 'at least 1 class')
+        expect(in_channels>=1, 'in_channels', in_channels, 'at least 1 channel')
+        self.n_features,self.n_out = n_features,n_out
+        self.in_channels,self.arch = in_channels,arch
         self.stages = nn.Sequential(OrderedDict(stages))
         self.head = nn.Linear(n_features, n_out)
         self.apply(he_init)
@@ -52,12 +58,13 @@ def _conv(ni, nf, ks=3, stride=1): return nn.Conv2d(ni, nf, ks, stride, padding=
 def _norm_relu(nf): return nn.BatchNorm2d(nf), nn.ReLU(inplace=True)
 
 def _blocks(block, ni, nf, n, stride):
+    "`n` blocks; the first changes width and size"
     return [block(ni if i==0 else nf, nf, stride if i==0 else 1) for i in range(n)]
 
 def _n_blocks(depth, extra, family):
-    n, rest = divmod(depth-extra, 6)
-    if rest or n<1:
-        raise EKDError(f"depth={depth}: a {family} for CIFAR has 6n+{extra} layers: expected {6+extra}, {12+extra}, {18+extra}, …")
+    "Blocks of each stage in a network of 6n+`extra` layers"
+    n,rest = divmod(depth-extra, 6)
+    expect(n>=1 and not rest, 'depth', depth, f'6n+{extra} layers for a {family}: {6+extra}, {12+extra}, {18+extra}, …')
     return n
 
 # %% ../nbs/03_models.ipynb #6fd2bed6
@@ -77,19 +84,27 @@ class BasicBlock(nn.Module):
     def __init__(self,
         ni:int,           # channels in
         nf:int,           # channels out
-        stride:int=1,     # 2 halves the picture's side
+        stride:int=1,     # 2 halves the side of the image
         shortcut:str='A'  # 'A' zero-padded identity, 'B' 1×1 projection, where the shape changes
     ):
         super().__init__()
         self.convs = nn.Sequential(_conv(ni, nf, 3, stride), *_norm_relu(nf), _conv(nf, nf), nn.BatchNorm2d(nf))
         if ni==nf and stride==1: self.shortcut = nn.Identity()
-        elif shortcut=='A':      self.shortcut = ZeroPadShortcut(nf-ni, stride)
-        else:                    self.shortcut = nn.Sequential(_conv(ni, nf, 1, stride), nn.BatchNorm2d(nf))
+        elif shortcut=='A': self.shortcut = ZeroPadShortcut(nf-ni, stride)
+        else: self.shortcut = nn.Sequential(_conv(ni, nf, 1, stride), nn.BatchNorm2d(nf))
 
     def forward(self, x): return F.relu(self.convs(x) + self.shortcut(x), inplace=True)
 
 # %% ../nbs/03_models.ipynb #80f2a418
 _DEPTHS = (8, 14, 20, 32, 44, 56, 110)
+
+def _resnet_name(depth, width, stem, shortcut):
+    "The name by which `get_model` builds this ResNet; None if it has none"
+    if stem==width: name,usual = f'resnet{depth}-w{width}','A'
+    elif (width,stem)==(64,32): name,usual = f'resnet{depth}x4','B'
+    else: return None
+    if depth in _DEPTHS: name = name.removesuffix('-w16')
+    return name if shortcut==usual else f'{name}-{shortcut}'
 
 class CifarResNet(StagedNet):
     "ResNet of 6n+2 layers for small images (arXiv 1512.03385, section 4.2)"
@@ -102,18 +117,15 @@ class CifarResNet(StagedNet):
         shortcut:str='A'    # where the shape changes: 'A' zero-padded identity, 'B' 1×1 projection with BatchNorm
     ):
         n = _n_blocks(depth, 2, 'ResNet')
-        if width<1: raise EKDError(f"width={width}: expected at least one channel.")
-        if shortcut not in ('A','B'): raise EKDError(f"shortcut={shortcut!r}: expected 'A' (zeros) or 'B' (1×1 projection).")
-        block = lambda ni,nf,stride: BasicBlock(ni, nf, stride, shortcut)
-        stem = stem or width
-        arch = f'resnet{depth}-w{width}' if stem==width else f'resnet{depth}x4' if (width,stem)==(64,32) else None
-        if arch and depth in _DEPTHS: arch = arch.removesuffix('-w16')
-        if arch and shortcut != ('B' if 'x4' in arch else 'A'): arch += '-'+shortcut
+        expect(width>=1, 'width', width, 'at least 1 channel')
+        expect(shortcut in ('A','B'), 'shortcut', shortcut, "'A' (zeros) or 'B' (1×1 projection)")
+        block,stem = partial(BasicBlock, shortcut=shortcut),stem or width
         super().__init__({
             'stem':   nn.Sequential(_conv(in_channels, stem), *_norm_relu(stem)),
             'layer1': nn.Sequential(*_blocks(block, stem, width, n, 1)),
             'layer2': nn.Sequential(*_blocks(block, width, 2*width, n, 2)),
-            'layer3': nn.Sequential(*_blocks(block, 2*width, 4*width, n, 2))}, 4*width, n_out, in_channels, arch)
+            'layer3': nn.Sequential(*_blocks(block, 2*width, 4*width, n, 2))},
+            4*width, n_out, in_channels, _resnet_name(depth, width, stem, shortcut))
 
 # %% ../nbs/03_models.ipynb #259dc3a3
 class PreActBlock(nn.Module):
@@ -121,7 +133,7 @@ class PreActBlock(nn.Module):
     def __init__(self,
         ni:int,       # channels in
         nf:int,       # channels out
-        stride:int=1  # 2 halves the picture's side
+        stride:int=1  # 2 halves the side of the image
     ):
         super().__init__()
         self.norm = nn.Sequential(*_norm_relu(ni))
@@ -142,7 +154,7 @@ class WideResNet(StagedNet):
         in_channels:int=3  # channels of the images
     ):
         n = _n_blocks(depth, 4, 'wide ResNet')
-        if k<1: raise EKDError(f"k={k}: expected a widening factor of at least 1.")
+        expect(k>=1, 'k', k, 'a widening factor of at least 1')
         super().__init__({
             'stem':   _conv(in_channels, 16),
             'layer1': nn.Sequential(*_blocks(PreActBlock, 16, 16*k, n, 1)),
@@ -173,13 +185,13 @@ class DenseNetBC(StagedNet):
         in_channels:int=3     # channels of the images
     ):
         n = _n_blocks(depth, 4, 'DenseNet-BC')
-        if growth<1: raise EKDError(f"growth={growth}: expected at least one channel.")
-        if not 0<reduction<=1: raise EKDError(f"reduction={reduction}: expected a share above 0 and up to 1.")
-        nf, stages = 2*growth, {'stem': _conv(in_channels, 2*growth)}
+        expect(growth>=1, 'growth', growth, 'at least 1 channel')
+        expect(0<reduction<=1, 'reduction', reduction, 'a share above 0 and up to 1')
+        nf,stages = 2*growth,{'stem': _conv(in_channels, 2*growth)}
         for i in range(3):
             layers = []
             if i:
-                nf, ni = int(nf*reduction), nf
+                nf,ni = int(nf*reduction),nf
                 layers += [*_norm_relu(ni), _conv(ni, nf, 1), nn.AvgPool2d(2)]
             layers += [DenseLayer(nf+j*growth, growth) for j in range(n)]
             nf += n*growth
@@ -188,14 +200,16 @@ class DenseNetBC(StagedNet):
         super().__init__(stages, nf, n_out, in_channels, arch)
 
 # %% ../nbs/03_models.ipynb #02856799
-def _resnet(d, w=16, s='A', **kw): return CifarResNet, (int(d),), dict(width=int(w), shortcut=s or 'A', **kw)
+def _resnet(depth, width=16, shortcut='A', **kw):
+    return CifarResNet, (int(depth),), dict(width=int(width), shortcut=shortcut or 'A', **kw)
 
+#: pattern of a name -> function of its parts: class, arguments, keyword arguments
 _GRAMMAR = {
-    r'resnet(\d+)x4(?:-([AB]))?':        lambda d,s:   _resnet(d, 64, s or 'B', stem=32),
+    r'resnet(\d+)x4(?:-([AB]))?':      lambda d,s: _resnet(d, 64, s or 'B', stem=32),
     rf'resnet({"|".join(map(str, _DEPTHS))})(?:-([AB]))?': lambda d,s: _resnet(d, 16, s),
-    r'resnet(\d+)-w(\d+)(?:-([AB]))?':   lambda d,w,s: _resnet(d, w, s),
-    r'wrn_(\d+)_(\d+)':                  lambda d,k:   (WideResNet, (int(d),int(k)), {}),
-    r'densenet_(\d+)_(\d+)':             lambda d,g:   (DenseNetBC, (int(d),int(g)), {})}
+    r'resnet(\d+)-w(\d+)(?:-([AB]))?': lambda d,w,s: _resnet(d, w, s),
+    r'wrn_(\d+)_(\d+)':                lambda d,k: (WideResNet, (int(d),int(k)), {}),
+    r'densenet_(\d+)_(\d+)':           lambda d,g: (DenseNetBC, (int(d),int(g)), {})}
 
 def get_model(
     name:str,          # a key of `MODELS`, or one with other numbers: 'resnet8-w27', 'wrn_10_1', 'resnet20-B'
@@ -212,17 +226,28 @@ def get_model(
 
 # %% ../nbs/03_models.ipynb #733b880c
 def _named(name):
+    "A function that builds the network of this name"
     def f(n_out:int=10, in_channels:int=3) -> nn.Module: return get_model(name, n_out, in_channels)
     f.__name__ = f.__qualname__ = name
     f.__doc__ = f"`get_model({name!r})`"
     return f
 
-resnet8, resnet14, resnet20, resnet32 = map(_named, ('resnet8', 'resnet14', 'resnet20', 'resnet32'))
-resnet44, resnet56, resnet110 = map(_named, ('resnet44', 'resnet56', 'resnet110'))
-resnet8x4, resnet32x4 = map(_named, ('resnet8x4', 'resnet32x4'))
-wrn_16_1, wrn_16_2, wrn_40_1 = map(_named, ('wrn_16_1', 'wrn_16_2', 'wrn_40_1'))
-wrn_40_2, wrn_28_10 = map(_named, ('wrn_40_2', 'wrn_28_10'))
-densenet_40_12, densenet_100_12 = map(_named, ('densenet_40_12', 'densenet_100_12'))
+resnet8 = _named('resnet8')
+resnet14 = _named('resnet14')
+resnet20 = _named('resnet20')
+resnet32 = _named('resnet32')
+resnet44 = _named('resnet44')
+resnet56 = _named('resnet56')
+resnet110 = _named('resnet110')
+resnet8x4 = _named('resnet8x4')
+resnet32x4 = _named('resnet32x4')
+wrn_16_1 = _named('wrn_16_1')
+wrn_16_2 = _named('wrn_16_2')
+wrn_40_1 = _named('wrn_40_1')
+wrn_40_2 = _named('wrn_40_2')
+wrn_28_10 = _named('wrn_28_10')
+densenet_40_12 = _named('densenet_40_12')
+densenet_100_12 = _named('densenet_100_12')
 
 # %% ../nbs/03_models.ipynb #ce0cd84b
 #: every named network: name -> callable(n_out=10, in_channels=3)
@@ -243,17 +268,14 @@ def count_flops(
     size:tuple=(3,32,32) # shape of one image (C,H,W)
 ) -> int: # multiply-adds for one image, in eval mode
     "Multiply-adds of one forward pass in eval mode"
-    was_training = [m for m in model.modules() if m.training]
     p = next(model.parameters())
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model.eval()(torch.zeros(1, *size, device=p.device, dtype=p.dtype))
-    finally:
-        for m in was_training: m.training = True
+    with torch.no_grad(), eval_mode(model), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, *size, device=p.device, dtype=p.dtype))
     return counter.get_total_flops()//2
 
 # %% ../nbs/03_models.ipynb #a572b9ae
 def _nearest_width(f, target):
+    "The width at which the growing function `f` comes nearest to `target`"
     lo,hi = 1,2
     while f(hi)<target: lo,hi = hi,2*hi
     while hi-lo>1:

@@ -107,8 +107,8 @@ def test_count_flops_leaves_the_network_as_it_was():
 
 @pytest.mark.parametrize('bad, says', [
     (lambda: get_model('resnet50'), "expected one of"), (lambda: get_model('resnet9x4'), '6n\\+2'), (lambda: get_model('resnet2-w16'), '6n\\+2'),
-    (lambda: get_model('resnet8-w0'), 'width=0'), (lambda: get_model('wrn_17_1'), '6n\\+4'), (lambda: get_model('wrn_16_0'), 'k=0'),
-    (lambda: get_model('densenet_41_12'), '6n\\+4'), (lambda: DenseNetBC(40, 12, reduction=0), 'reduction=0'), (lambda: get_model(''), 'expected one of'),
-    (lambda: get_model(None), 'expected one of'), (lambda: get_model('resnet8', n_out=0), 'n_out=0'), (lambda: CifarResNet(8, shortcut='C'), "shortcut='C'")])
+    (lambda: get_model('resnet8-w0'), 'width: got 0'), (lambda: get_model('wrn_17_1'), '6n\\+4'), (lambda: get_model('wrn_16_0'), 'k: got 0'),
+    (lambda: get_model('densenet_41_12'), '6n\\+4'), (lambda: DenseNetBC(40, 12, reduction=0), 'reduction: got 0'), (lambda: get_model(''), 'expected one of'),
+    (lambda: get_model(None), 'expected one of'), (lambda: get_model('resnet8', n_out=0), 'n_out: got 0'), (lambda: CifarResNet(8, shortcut='C'), "shortcut: got 'C'")])
 def test_refusals(bad, says):
     with pytest.raises(EKDError, match=says): bad()
