@@ -9,7 +9,8 @@ __all__ = ['SMALL', 'TINY', 'VISION', 'TASKS', 'EKD_CANDIDATES', 'FIRST_KD', 'KD
            'FILE_CLASSES', 'FILE_SIZE', 'SCORES', 'RULE', 'LIMIT', 'LIMIT_ONE_SEED', 'FINALISTS', 'SEEDS', 'ORDER',
            'STEP_S', 'Task', 'Candidate', 'timm_resnet', 'timm_width', 'suite_student', 'write_files', 'few_files',
            'file_dls', 'greyed', 'arrays', 'task_rows', 'optimiser', 'StopAt', 'quiet', 'Bench', 'record_path',
-           'run_candidate', 'load_suite', 'gains', 'ranking', 'plan', 'Jobs', 'work', 'run_pool', 'tiny', 'main']
+           'describe', 'run_candidate', 'load_suite', 'gains', 'ranking', 'plan', 'Jobs', 'Worker', 'work', 'run_pool',
+           'tiny', 'main']
 
 # %% ../../nbs/study/06_suite.ipynb #966fbac6
 import argparse, json, os, sys, tempfile, time, traceback
@@ -48,9 +49,9 @@ from ..teachers import TeacherAdapter, TeacherEnsemble
 class Task:
     "A problem on which candidates are compared"
     name:str
-    data:str               # `digits`, `cifar10`, `cifar100`, `grey` (CIFAR-10 without colours) or `files` (ten classes as PNG, 64 pixels)
+    data:str               # `digits`, `cifar10`, `cifar100`, `grey` (no colours) or `files` (ten classes, PNG, 64 pixels)
     per_class:int          # training images of each class, `None` for all
-    teachers:str           # `ready`, `more` (saw more images), `same` (saw the student's), `adapted` (ready ones, made for colours)
+    teachers:str           # `ready`, `more` (more images), `same` (the student's images), `adapted` (made for colours)
     archs:tuple            # of the teachers
     epochs:int             # of the student
     opt:str='sgd'          # or `adam`
@@ -79,7 +80,8 @@ TASKS = {t.name: t for t in (
     Task('cifar10-same', 'cifar10', 200, 'same', SMALL, 16),
     Task('cifar100-all', 'cifar100', 20, 'ready', SMALL, 16, 'adam', 5e-3),
     Task('cifar100-same', 'cifar100', 20, 'same', SMALL, 16),
-    Task('files', 'files', 100, 'more', VISION, 8, 'adam', 3e-3, teacher_epochs=8, n_valid=2000, student='timm', split='layer2'),
+    Task('files', 'files', 100, 'more', VISION, 8, 'adam', 3e-3, teacher_epochs=8, n_valid=2000,
+         student='timm', split='layer2'),
     Task('grey', 'grey', 200, 'adapted', SMALL, 12, 'adam', 5e-3, n_views=12),
     Task('few-epochs', 'cifar10', 200, 'ready', SMALL, 5, 'adam', 5e-3, n_views=5),
     Task('many-epochs', 'cifar100', 20, 'ready', SMALL, 60),
@@ -120,7 +122,8 @@ EKD_CANDIDATES = (
 # %% ../../nbs/study/06_suite.ipynb #c3ba5e96
 FIRST_KD = ((1., .1), (2., .1), (4., .1), (8., .1), (4., .3), (4., .5))   # (τ, α)
 KD_CANDIDATES = tuple(
-    Candidate(f'kd-t{tau:g}-a{alpha:g}', 'kd', dict(tau=tau, alpha=alpha, beta=1-alpha, lam=0.), 'wide', first=(tau, alpha) in FIRST_KD)
+    Candidate(f'kd-t{tau:g}-a{alpha:g}', 'kd', dict(tau=tau, alpha=alpha, beta=1-alpha, lam=0.), 'wide',
+              first=(tau, alpha) in FIRST_KD)
     for alpha in (.1, .3, .5) for tau in (1., 2., 3., 4., 8.))
 LABELS = dict(alpha=1., beta=0., gamma=0.)
 CANDIDATES = {c.name: c for c in (
@@ -152,6 +155,7 @@ def timm_width(most, n_out, channels):
             low,high = (mid, high) if _timm_size(mid, n_out, channels)<=most else (low, mid)
     return low
 
+# %% ../../nbs/study/06_suite.ipynb #994cb51a
 def suite_student(
     task:Task,
     kind:str, # `branches` or `wide`
@@ -194,6 +198,7 @@ def write_files(
             image.save(folder/f'{row}.png', compress_level=1)
     return part.rename(root)
 
+# %% ../../nbs/study/06_suite.ipynb #1d16d528
 def few_files(
     root, # made by `write_files`
     per_class:int, # training images of each class
@@ -216,9 +221,10 @@ def few_files(
 
 def file_dls(path, bs, device):
     "What a fastai user writes for a folder of images"
-    from fastai.vision.all import ImageDataLoaders, Normalize, Resize, aug_transforms, imagenet_stats
+    from fastai.vision.all import ImageDataLoaders, Normalize, Resize, aug_transforms, imagenet_stats   # slow to import
     tfms = [*aug_transforms(size=FILE_SIZE), Normalize.from_stats(*imagenet_stats)]
-    return ImageDataLoaders.from_folder(path, item_tfms=Resize(FILE_SIZE), batch_tfms=tfms, bs=bs, val_bs=250, num_workers=0, device=device)
+    return ImageDataLoaders.from_folder(path, item_tfms=Resize(FILE_SIZE), batch_tfms=tfms, bs=bs, val_bs=250,
+                                        num_workers=0, device=device)
 
 # %% ../../nbs/study/06_suite.ipynb #00ced0ba
 def _grey(x): return (x@np.array([.299, .587, .114], dtype=np.float32)).round().astype(np.uint8)[...,None]
@@ -226,7 +232,8 @@ def _grey(x): return (x@np.array([.299, .587, .114], dtype=np.float32)).round().
 def greyed(data:ImageArrays)->ImageArrays:
     "The same images without colours, one channel"
     same = {k: getattr(data, k) for k in ('y_train', 'y_test', 'classes', 'views')}
-    return ImageArrays(name='grey', x_train=_grey(data.x_train), x_test=_grey(data.x_test), fingerprint=data.fingerprint+'-grey', **same)
+    x_train,x_test = _grey(data.x_train),_grey(data.x_test)
+    return ImageArrays(name='grey', x_train=x_train, x_test=x_test, fingerprint=data.fingerprint+'-grey', **same)
 
 _loaded = {}
 def arrays(name):
@@ -242,8 +249,8 @@ def task_rows(
     "Who learns from which images"
     pool,held = stratified_split(data.y_train, min(task.n_valid, len(data.y_train)//2))
     held = held[:task.n_valid]
-    rows = pool if task.per_class is None else pool[stratified_subset(data.y_train[pool], n_per_class=task.per_class, seed=seed)]
-    return rows,pool,held
+    if task.per_class is None: return pool,pool,held
+    return pool[stratified_subset(data.y_train[pool], n_per_class=task.per_class, seed=seed)],pool,held
 
 # %% ../../nbs/study/06_suite.ipynb #b6c2f358
 def optimiser(name):
@@ -288,19 +295,20 @@ class Bench:
         self.rows,self.pool,self.held = task_rows(task, self.data, seed)
         self.n_out,self.channels,self.size = self.data.n_classes,self.data.channels,self.data.size[0]
 
-    def dls(self,
-        pool:bool=False, # all images but the held-out ones, for teachers?
-        seed:int=None, # order of the images
-        bs:int=None, # images per step
-    ):
-        "Training and validation loaders"
-        bs,seed = bs or self.task.bs,self.seed if seed is None else seed
-        if self.files:
-            root = self.scratch/'files'
-            return file_dls(root if pool else few_files(root, self.task.per_class, self.seed), bs, self.device)
-        rows = self.pool if pool else self.rows
-        return image_dls(self.data, rows, valid=self.held, bs=bs, seed=seed, n_views=min(self.task.n_views, self.data.views.n),
-                         device=self.device, val_bs=500)
+# %% ../../nbs/study/06_suite.ipynb #79451854
+@patch
+def dls(self:Bench,
+    pool:bool=False, # all images but the held-out ones, for teachers?
+    seed:int=None, # order of the images
+    bs:int=None, # images per step
+):
+    "Training and validation loaders"
+    bs,seed = bs or self.task.bs,self.seed if seed is None else seed
+    if self.files:
+        root = self.scratch/'files'
+        return file_dls(root if pool else few_files(root, self.task.per_class, self.seed), bs, self.device)
+    rows,n_views = self.pool if pool else self.rows,min(self.task.n_views, self.data.views.n)
+    return image_dls(self.data, rows, self.held, bs, seed, n_views, device=self.device, val_bs=500)
 
 # %% ../../nbs/study/06_suite.ipynb #4eb6874e
 def _vision(arch):
@@ -328,15 +336,19 @@ def train_teacher(self:Bench, i:int, deadline=None)->Path:
     dls = self.dls(pool=task.teachers=='more', seed=self.seed+100*(i+1))
     learn = teacher_learner(dls, _vision(arch) if self.files else arch, n_out=self.n_out, **optimiser(task.opt))
     quiet(learn, deadline).fit_one_cycle(task.teacher_epochs, task.lr)
-    state = {k: v.half() if v.is_floating_point() else v for k,v in learn.model.state_dict().items()}
+    state = {k: _halved(v).cpu().contiguous() for k,v in learn.model.state_dict().items()}
     self.weights.mkdir(parents=True, exist_ok=True)
-    return write_atomic(self.teacher_file(i), lambda p: save_file({k: v.cpu().contiguous() for k,v in state.items()}, str(p)))
+    return write_atomic(self.teacher_file(i), lambda p: save_file(state, str(p)))
+
+def _halved(v): return v.half() if v.is_floating_point() else v
 
 # %% ../../nbs/study/06_suite.ipynb #1c9848bb
 @patch
-def _trained(self:Bench, i:int):
-    model = create_network(_vision(self.task.archs[i]) if self.files else self.task.archs[i], self.n_out, self.channels)
-    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k,v in load_file(str(self.teacher_file(i))).items()})
+def trained(self:Bench, i:int):
+    "A teacher as `train_teacher` left it"
+    arch,state = self.task.archs[i],load_file(str(self.teacher_file(i)))
+    model = create_network(_vision(arch) if self.files else arch, self.n_out, self.channels)
+    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k,v in state.items()})
     return model.eval()
 
 @patch
@@ -347,19 +359,24 @@ def load_teachers(self:Bench):
     if task.teachers=='ready': self.teachers = pretrained_teachers(self.data, task.archs, self.cells)
     elif task.teachers=='adapted':
         ours,theirs = self.data.stats,arrays('cifar10').stats
-        models = [TeacherAdapter(m, ours, theirs, channels=3) for m in pretrained_teachers('cifar10', task.archs).models]
+        coloured = pretrained_teachers('cifar10', task.archs).models
+        models = [TeacherAdapter(m, ours, theirs, channels=3) for m in coloured]
         self.teachers = TeacherEnsemble(models, task.archs, feature_grid=self.cells)
-    else: self.teachers = TeacherEnsemble([self._trained(i) for i in range(len(task.archs))], task.archs, feature_grid=self.cells)
+    else:
+        models = [self.trained(i) for i in range(len(task.archs))]
+        self.teachers = TeacherEnsemble(models, task.archs, feature_grid=self.cells)
     self.teachers.to(self.device)
     return self.teachers
 
+# %% ../../nbs/study/06_suite.ipynb #22f84865
 @patch
 def fill_memo(self:Bench):
     "Ask the teachers once about every view that will be shown, in large batches; image files have no cache"
     if self.files or self.memo is not None: return self.memo
-    n = min(self.task.n_views, self.data.views.n, self.task.epochs)
     data = self.data
-    memo = TeacherMemo(self.load_teachers(), self.rows, data.views, n, data.fingerprint, features=True, budget=2**34, device=self.device)
+    n = min(self.task.n_views, data.views.n, self.task.epochs)
+    memo = TeacherMemo(self.load_teachers(), self.rows, data.views, n, data.fingerprint, features=True,
+                       budget=2**34, device=self.device)
     loader = self.dls(bs=500)[0]
     for _ in range(n):
         for x,_ in loader: memo(x.key, x)
@@ -383,6 +400,17 @@ SCORES = ('branch_accuracy', 'nll', 'ece', 'disagreement')
 
 def record_path(folder, task, candidate, seed): return Path(folder)/f'{task}-{candidate}-s{seed}.json'
 
+def describe(bench, c, learn)->dict:
+    "What a record says of a trained student"
+    scores,task = evaluate_student(learn.model, learn.dls.valid),bench.task
+    parts = dict(zip(learn.recorder.metric_names[1:-1], learn.recorder.values[-1]))
+    return dict(suite=1, task=task.name, candidate=c.name, family=c.family, seed=bench.seed, evaluated_on='valid',
+                accuracy=scores['test_accuracy'], **{k: scores[k] for k in SCORES}, n_valid=scores['n_images'],
+                params=count_params(learn.model.keep(learn.model.n_branches)), settings=asdict(task), loss=c.loss,
+                cells=bench.cells, teachers=bench.teacher_scores() if c.family!='labels' else None,
+                last_epoch={k: round(float(v), 5) for k,v in parts.items() if v is not None})
+
+# %% ../../nbs/study/06_suite.ipynb #5034f3a5
 def run_candidate(
     bench:Bench,
     c:Candidate,
@@ -392,23 +420,18 @@ def run_candidate(
     where=None, # from `provenance`
 )->dict:
     "Train one student, judge it on the validation images after the last epoch, write one sealed record"
-    task,start = bench.task,time.time()
-    taught = c.family!='labels'
+    task,start,taught = bench.task,time.time(),c.family!='labels'
     teachers = bench.load_teachers() if taught else None
-    memo = bench.fill_memo() if taught else None
-    dls,t0 = bench.dls(),time.time()
+    memo = bench.fill_memo() if taught else False
+    dls,begun = bench.dls(),time.time()
     set_seed(bench.seed)
     student,what = suite_student(task, c.student, len(task.archs), bench.n_out, bench.channels, bench.size)
-    learn = ekd_learner(dls, student, teachers, n_out=bench.n_out, loss_func=EKDLoss(**c.loss), memo=memo or False, **optimiser(task.opt))
+    learn = ekd_learner(dls, student, teachers, n_out=bench.n_out, loss_func=EKDLoss(**c.loss), memo=memo or False,
+                        **optimiser(task.opt))
     quiet(learn, deadline).fit_one_cycle(task.epochs, task.lr)
-    seconds,scores = time.time()-t0,evaluate_student(learn.model, dls.valid)
-    parts = dict(zip(learn.recorder.metric_names[1:-1], learn.recorder.values[-1]))
-    record = dict(suite=1, task=task.name, candidate=c.name, family=c.family, seed=bench.seed, plan=plan, evaluated_on='valid',
-                  accuracy=scores['test_accuracy'], **{k: scores[k] for k in SCORES}, n_valid=scores['n_images'], student=what,
-                  params=count_params(student.keep(student.n_branches)), settings=asdict(task), loss=c.loss, cells=bench.cells,
-                  teachers=bench.teacher_scores() if taught else None, steps=task.epochs*len(dls.train),
-                  last_epoch={k: round(float(v), 5) for k,v in parts.items() if v is not None},
-                  seconds=round(seconds, 2), prepared_s=round(t0-start, 2), **(where or provenance(bench.device)))
+    seconds = dict(seconds=round(time.time()-begun, 2), prepared_s=round(begun-start, 2))
+    record = dict(plan=plan, student=what, steps=task.epochs*len(dls.train), **seconds, **describe(bench, c, learn),
+                  **(where or provenance(bench.device)))
     Path(out).mkdir(parents=True, exist_ok=True)
     write_json(record_path(out, task.name, c.name, bench.seed), add_digest(json.loads(json.dumps(record))))
     return record
@@ -429,7 +452,8 @@ def load_suite(
 # %% ../../nbs/study/06_suite.ipynb #f453cbfe
 RULE = ('gain = accuracy minus that of the same student on labels alone (same task, same seed), mean over seeds; '
         'first no task below labels alone by more than 0.5 points, then the highest mean gain over tasks; '
-        'where no candidate keeps to the first, the fewest such tasks come first; a candidate that lacks a task is not chosen. '
+        'where no candidate keeps to the first, the fewest such tasks come first; '
+        'a candidate that lacks a task is not chosen. '
         'Finalists after one seed: the best 4 of each family with a limit of 1.5 points')
 LIMIT,LIMIT_ONE_SEED,FINALISTS = .5,1.5,4
 
@@ -441,7 +465,8 @@ def gains(
     acc = {(r['task'], r['candidate'], r['seed']): 100*r['accuracy'] for r in records}
     rows = [(c,t,a-acc[t,REFERENCE[family],s]) for (t,c,s),a in acc.items()
             if c in CANDIDATES and CANDIDATES[c].family==family and (t, REFERENCE[family], s) in acc]
-    table = pd.DataFrame(rows, columns=['candidate', 'task', 'gain']).pivot_table(index='candidate', columns='task', values='gain')
+    table = pd.DataFrame(rows, columns=['candidate', 'task', 'gain'])
+    table = table.pivot_table(index='candidate', columns='task', values='gain')
     return table.reindex(columns=[t for t in TASKS if t in table])
 
 def ranking(
@@ -480,8 +505,10 @@ class Jobs:
         benches, # function (task, seed) -> `Bench`, to know which teachers are missing
         seeds=SEEDS,
     ):
-        self.tasks,self.candidates,self.out,self.benches,self.seeds = tasks,candidates,Path(out),benches,seeds
-        self.begun,self.training,self.cost,self.finalists = set(),{},{},{}
+        self.tasks,self.candidates,self.benches = tasks,candidates,benches
+        self.out,self.seeds = Path(out),seeds
+        self.begun,self.training = set(),set()
+        self.cost,self.finalists = {},{}
         self.out.mkdir(parents=True, exist_ok=True)
 
     def waves(self, busy=()):
@@ -494,18 +521,22 @@ class Jobs:
             yield self.best(busy),seed
         for seed in self.seeds[1:]: yield list(self.candidates.values()),seed
 
-    def best(self, busy=()):
-        "The finalists of both families, settled once no run of seed 0 is on its way"
-        finalists = self.finalists or {f: self.leaders(f) for f in REFERENCE}
-        if not self.finalists and all(seed>0 for _,seed in busy):
-            self.finalists = finalists
-            write_json(self.out/'finalists.json', finalists)
-        return [self.candidates[n] for names in finalists.values() for n in names if n in self.candidates]
+# %% ../../nbs/study/06_suite.ipynb #50c22694
+@patch
+def best(self:Jobs, busy=()):
+    "The finalists of both families, settled once no run of seed 0 is on its way"
+    finalists = self.finalists or {f: self.leaders(f) for f in REFERENCE}
+    if not self.finalists and all(seed>0 for _,seed in busy):
+        self.finalists = finalists
+        write_json(self.out/'finalists.json', finalists)
+    return [self.candidates[n] for names in finalists.values() for n in names if n in self.candidates]
 
-    def leaders(self, family):
-        records = [r for r in load_suite(self.out) if r['seed']==0 and r['task'] in self.tasks]
-        if not any(r['family']==family for r in records): return []
-        return list(ranking(records, family, LIMIT_ONE_SEED).index[:FINALISTS])
+@patch
+def leaders(self:Jobs, family):
+    "The best of a family by what is known so far"
+    records = [r for r in load_suite(self.out) if r['seed']==0 and r['task'] in self.tasks]
+    if not any(r['family']==family for r in records): return []
+    return list(ranking(records, family, LIMIT_ONE_SEED).index[:FINALISTS])
 
 # %% ../../nbs/study/06_suite.ipynb #8c946c8d
 def _units(task, c): return task.epochs*(1 if c.student=='branches' else .6)
@@ -519,14 +550,32 @@ def guess(self:Jobs, task, c)->float: # seconds
     return 2+STEP_S*_units(task, c)*images/task.bs
 
 @patch
-def done(self:Jobs, task, c, seed): return record_path(self.out, task.name, c.name, seed).is_file()
+def is_free(self:Jobs, task, c, seed):
+    "Has nobody begun or ended this run?"
+    return (task.name, c.name, seed) not in self.begun and not record_path(self.out, task.name, c.name, seed).is_file()
 
 @patch
 def open(self:Jobs, cs, seed)->dict: # task -> candidates
     "Runs of a wave that nobody has begun"
-    free = {t.name: [c for c in cs if (t.name, c.name, seed) not in self.begun and not self.done(t, c, seed)] for t in self.tasks.values()}
+    free = {t.name: [c for c in cs if self.is_free(t, c, seed)] for t in self.tasks.values()}
     return {t: cs for t,cs in free.items() if cs}
 
+@patch
+def teacher_job(self:Jobs, missing:dict, seed, left):
+    "A teacher that nobody trains yet"
+    for t,i in [(t, i) for t,which in missing.items() for i in which]:
+        if (t, i, seed) in self.training or left<5: continue
+        self.training.add((t, i, seed))
+        return 'teacher',t,i,seed
+
+@patch
+def affordable(self:Jobs, free:dict, left)->dict: # task -> pairs of candidate's name and seconds
+    "Runs that would end in time"
+    runs = {t: [(c.name, self.guess(self.tasks[t], c)) for c in cs] for t,cs in free.items()}
+    runs = {t: [(name, seconds) for name,seconds in rs if seconds<left] for t,rs in runs.items()}
+    return {t: rs for t,rs in runs.items() if rs}
+
+# %% ../../nbs/study/06_suite.ipynb #b9edb942
 @patch
 def next(self:Jobs,
     left:float, # seconds until the deadline
@@ -536,42 +585,49 @@ def next(self:Jobs,
     "The next job of a worker, or None if there is nothing to begin now"
     for cs,seed in self.waves(busy):
         free = self.open(cs, seed)
-        ready = {}
-        for t,cs in free.items():
-            missing = self.benches(t, seed).needs()
-            for i in missing:
-                if (t, i, seed) in self.training or left<5: continue
-                self.training[t, i, seed] = True
-                return 'teacher',t,i,seed
-            if not missing: ready[t] = [c for c in cs if self.guess(self.tasks[t], c)<left]
-        ready = {t: cs for t,cs in ready.items() if cs}
-        if not ready: continue
-        work = {t: sum(self.guess(self.tasks[t], c) for c in cs)/(1+busy.count((t, seed))) for t,cs in ready.items()}
-        t = at[0] if at and at[1]==seed and at[0] in ready else max(work, key=work.get)
-        c = ready[t][0]
-        self.begun.add((t, c.name, seed))
-        return 'run',t,c.name,seed
+        missing = {t: self.benches(t, seed).needs() for t in free}
+        if job := self.teacher_job(missing, seed, left): return job
+        work = self.affordable({t: cs for t,cs in free.items() if not missing[t]}, left)
+        if not work: continue
+        share = {t: sum(seconds for _,seconds in runs)/(1+busy.count((t, seed))) for t,runs in work.items()}
+        t = at[0] if at and at[1]==seed and at[0] in work else max(share, key=share.get)
+        name = work[t][0][0]
+        self.begun.add((t, name, seed))
+        return 'run',t,name,seed
     return None
 
 # %% ../../nbs/study/06_suite.ipynb #fdaa406d
+class Worker:
+    "Does one job after the other and keeps the bench of the last one"
+    def __init__(self, tasks, scratch, weights, out, device, deadline, plan_digest):
+        self.tasks,self.deadline,self.plan = tasks,deadline,plan_digest
+        self.folders,self.out,self.device = (scratch, weights),out,device
+        self.where,self.bench,self.made = {},None,None
+
+    def do(self, kind, t, what, seed):
+        "Train a teacher or run a candidate"
+        c = CANDIDATES[what] if kind=='run' else None
+        bench = self.bench_for(t, seed, c.cells if c else None)
+        if kind=='teacher': return bench.train_teacher(what, self.deadline)
+        device = bench.device.type
+        self.where[device] = self.where.get(device) or provenance(bench.device)
+        return run_candidate(bench, c, self.out, self.deadline, self.plan, self.where[device])
+
+    def bench_for(self, *key):
+        "The bench of a task, seed and grid; another one is let go of first"
+        if key!=self.made:
+            self.bench = None
+            self.bench,self.made = Bench(self.tasks[key[0]], key[1], *self.folders, self.device, key[2]),key
+        return self.bench
+
 def work(pipe, tasks, scratch, weights, out, device, deadline, plan_digest):
     "A worker: takes jobs from the pipe until it is told None"
     torch.set_num_threads(1)
-    where,bench,made = {},None,None
+    worker = Worker(tasks, scratch, weights, out, device, deadline, plan_digest)
     for job in iter(pipe.recv, None):
         start,error = time.time(),None
-        try:
-            kind,t,what,seed = job
-            c = CANDIDATES[what] if kind=='run' else None
-            key = t,seed,c.cells if c else None
-            if key!=made: bench,made = None,None   # lets go of the old one's memory first
-            bench,made = bench or Bench(tasks[t], seed, scratch, weights, device, key[2]),key
-            if kind=='teacher': bench.train_teacher(what, deadline)
-            else:
-                dev = bench.device.type
-                where[dev] = where.get(dev) or provenance(bench.device)
-                run_candidate(bench, c, out, deadline, plan_digest, where[dev])
-        except Exception as e: error = f'{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ""}\n{traceback.format_exc()}'
+        try: worker.do(*job)
+        except Exception as e: error = f'{type(e).__name__}: {str(e)[:200]}\n{traceback.format_exc()}'
         pipe.send((job, time.time()-start, error))
 
 # %% ../../nbs/study/06_suite.ipynb #edf8d18a
@@ -582,26 +638,22 @@ def run_pool(
     device:str=None, # of all tasks but digits; by default a GPU where there is one
     tasks=None, # names; by default all
     candidates=None, # names; by default all
-    seeds=SEEDS,
     weights=None, # folder of trained teachers; by default inside `out`
     scratch=None, # folder for image files; by default a temporary one
     change=None, # function of a `Task`, to make it smaller
-    log=print,
+    log=print, seeds=SEEDS,
 )->int: # runs that failed
     "Run the suite with processes that stay, until all is done or the time is over"
-    stop = time.time()+(deadline or 10**9)
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    scratch = Path(scratch or tempfile.mkdtemp())
+    stop,device = time.time()+(deadline or 10**9),device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    out,scratch = Path(out),Path(scratch or tempfile.mkdtemp())
     weights = Path(weights or out/'teachers')
-    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     chosen = {n: (change or _same)(TASKS[n]) for n in tasks or TASKS}
-    args = chosen,scratch,weights,out,device,stop,plan()['digest']
-    pool = [_start(args) for _ in range(workers)]
+    pool = [_start((chosen, scratch, weights, out, device, stop, plan()['digest'])) for _ in range(workers)]
     if 'files' in chosen and not (scratch/'files').exists(): write_files(scratch/'files', *_how_many(chosen['files']))
-    jobs = Jobs(chosen, {n: CANDIDATES[n] for n in candidates or CANDIDATES}, out, _Benches(chosen, scratch, weights), seeds)
-    return _serve(pool, jobs, stop, out, log)
+    wanted = {n: CANDIDATES[n] for n in candidates or CANDIDATES}
+    return _serve(pool, Jobs(chosen, wanted, out, _Benches(chosen, weights), seeds), stop, out, log)
 
+# %% ../../nbs/study/06_suite.ipynb #9f60f96a
 def _same(task): return task
 
 def _how_many(task):
@@ -618,7 +670,7 @@ def _start(args):
 
 class _Benches:
     "Only to know which teachers are missing: no images are read"
-    def __init__(self, tasks, scratch, weights): self.args = tasks,weights
+    def __init__(self, tasks, weights): self.args = tasks,weights
     def __call__(self, t, seed):
         tasks,weights = self.args
         b = Bench.__new__(Bench)
@@ -627,9 +679,9 @@ class _Benches:
 
 # %% ../../nbs/study/06_suite.ipynb #1fff9644
 def _serve(pool, jobs, stop, out, log):
-    "Hand out jobs until none is left or the time is over, then end the workers"
-    at,busy,failed,ended,start = {},{},0,0,time.time()
-    idle = [p for _,p in pool]
+    "Hand out jobs until none is left or the time is over, then end the workers; the number of runs that failed"
+    at,busy,failed = {},{},0
+    idle,start = [pipe for _,pipe in pool],time.time()
     while True:
         for pipe in list(idle):
             job = jobs.next(stop-time.time()-3, at.get(pipe), [(b[1], b[3]) for b in busy.values()])
@@ -640,26 +692,31 @@ def _serve(pool, jobs, stop, out, log):
         if not busy or time.time()>stop: break
         for pipe in connection.wait(list(busy), timeout=1):
             job = busy.pop(pipe)
-            try: job,seconds,error = pipe.recv()
-            except EOFError:
-                failed += 1
-                log(f'a worker died at {job}')
-                continue
-            idle.append(pipe)
-            ended += 1
-            failed += _note(jobs, job, seconds, error, out, log)
+            answer = _answer(pipe)
+            failed += _note(jobs, job, answer, out, log)
             at[pipe] = (job[1], job[3])
-            log(f'{time.time()-start:5.0f} s  {ended:4} jobs  {" ".join(map(str, job))}  {seconds:.1f} s')
+            if answer: idle.append(pipe)
+            log(f'{time.time()-start:5.0f} s  {" ".join(map(str, job))}  {answer[1] if answer else 0:.1f} s')
+    _end(pool, idle)
+    return failed
+
+def _answer(pipe):
+    "What a worker says of its job; None from one that has died"
+    try: return pipe.recv()
+    except EOFError: return None
+
+def _end(pool, idle):
     for pipe in idle: pipe.send(None)
     patience = time.time()+3
     for process,_ in pool:
         process.join(max(0., patience-time.time()))
         if process.is_alive(): process.kill()
-    return failed
 
-def _note(jobs, job, seconds, error, out, log):
+# %% ../../nbs/study/06_suite.ipynb #bba4c123
+def _note(jobs, job, answer, out, log)->int: # 1 for a run that failed
     "Keep how long a run took, or why it failed"
-    kind,t,what,seed = job
+    kind,t,what = job[:3]
+    _,seconds,error = answer or (job, 0., 'the worker died')
     if not error:
         if kind=='run': jobs.cost.setdefault((t, CANDIDATES[what].student), []).append(seconds)
         return 0
@@ -667,7 +724,8 @@ def _note(jobs, job, seconds, error, out, log):
     if 'TimeoutError' in error: return 0
     folder = Path(out)/'failed'
     folder.mkdir(exist_ok=True)
-    write_json(folder/f'{t}-{what}-s{seed}.json', add_digest(dict(task=t, candidate=str(what), seed=seed, error=error)))
+    record = dict(task=t, candidate=str(what), seed=job[3], error=error)
+    write_json(folder/f'{t}-{what}-s{job[3]}.json', add_digest(record))
     return 1
 
 # %% ../../nbs/study/06_suite.ipynb #40959b44
@@ -699,8 +757,8 @@ def main(argv=None):
     if a.table:
         for f in REFERENCE: print(ranking(load_suite(a.out), f).round(1).to_string(), end='\n\n')
         return
-    failed = run_pool(a.out, a.workers, a.deadline, a.device, a.tasks, a.candidates, tuple(a.seeds), a.teachers, a.scratch,
-                      tiny if a.tiny else None)
+    failed = run_pool(a.out, a.workers, a.deadline, a.device, a.tasks, a.candidates, a.teachers,
+                      a.scratch, tiny if a.tiny else None, seeds=tuple(a.seeds))
     sys.exit(int(failed>0))
 
 # %% ../../nbs/study/06_suite.ipynb #5cd739dd
