@@ -700,6 +700,7 @@ def _serve(pool, jobs, stop, out, log):
     _end(pool, idle)
     return failed
 
+# %% ../../nbs/study/06_suite.ipynb #18440b9b
 def _answer(pipe):
     "What a worker says of its job; None from one that has died"
     try: return pipe.recv()
