@@ -1,4 +1,6 @@
-"""What works with `ekd_learner`: one small function a row, run by tests/test_compat.py and shown by nbs/results/compat.ipynb.
+"""What works with `ekd_learner`: one small function a row.
+
+tests/test_compat.py runs them, nbs/results/compat.ipynb shows them.
 
     python tools/compat.py [part of a name]
 """
@@ -28,7 +30,9 @@ def run_row(f):
     import matplotlib
     matplotlib.use('agg')
     old = os.getcwd()
-    with tempfile.TemporaryDirectory() as tmp, warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+    silent = io.StringIO()
+    with (tempfile.TemporaryDirectory() as tmp, warnings.catch_warnings(),
+          redirect_stdout(silent), redirect_stderr(silent)):
         warnings.simplefilter('ignore')
         os.chdir(tmp)
         torch.manual_seed(0)
@@ -59,7 +63,8 @@ class Net(nn.Module):
     "A plain network that knows nothing of this package"
     def __init__(self, n_out=10, in_channels=1, width=4):
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(in_channels, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, 2*width, 3, 2, 1), nn.BatchNorm2d(2*width), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2d(in_channels, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU(),
+                                  nn.Conv2d(width, 2*width, 3, 2, 1), nn.BatchNorm2d(2*width), nn.ReLU())
         self.pool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(2*width, n_out)
     def forward(self, x): return self.fc(self.pool(self.body(x)).flatten(1))
 
@@ -93,7 +98,8 @@ def trained(*cbs, epochs=1, fit='fit', d=None, arch=SMALL, ts=None, **kw):
     assert all(torch.equal(v, frozen[k]) for k, v in l.distill.teachers.state_dict().items()), 'a teacher has changed'
     if l.recorder.values and len(l.recorder.values[-1]) == len(l.recorder.metric_names)-2:
         got = dict(zip(l.recorder.metric_names[1:], l.recorder.values[-1]))
-        assert all(got[p] is not None and np.isfinite(float(got[p])) for p in l.loss_func.term_names), f'a part of the loss is missing: {got}'
+        terms = [got[p] for p in l.loss_func.term_names]
+        assert all(t is not None and np.isfinite(float(t)) for t in terms), f'a part of the loss is missing: {got}'
     return l
 
 
@@ -181,7 +187,8 @@ def export():
     p = l.get_preds(dl=l.dls.test_dl(data().x_test[:20]))[0]
     l.path = Path('.')
     l.export('e.pkl')
-    assert b'wrn' not in Path('e.pkl').read_bytes() and Path('e.pkl').stat().st_size < 2*sum(p.numel()*4 for p in l.model.parameters())+60_000
+    size = sum(p.numel()*4 for p in l.model.parameters())
+    assert b'wrn' not in Path('e.pkl').read_bytes() and Path('e.pkl').stat().st_size < 2*size+60_000
     m = load_learner('e.pkl')
     assert torch.equal(m.get_preds(dl=m.dls.test_dl(data().x_test[:20]))[0], p)
     l.fit(1)
@@ -211,7 +218,8 @@ def memo_fine_tune():
 def optimisers():
     from functools import partial
     from fastai.optimizer import SGD, OptimWrapper, ranger
-    for o in (partial(SGD, decouple_wd=False), ranger, partial(OptimWrapper, opt=torch.optim.AdamW)): trained(opt_func=o, wd_bn_bias=True).fit(1, 1e-3)
+    for o in (partial(SGD, decouple_wd=False), ranger, partial(OptimWrapper, opt=torch.optim.AdamW)):
+        trained(opt_func=o, wd_bn_bias=True).fit(1, 1e-3)
 
 
 # ---- Callbacks
@@ -320,7 +328,8 @@ def ema():
     l = trained(e := Ema())
     assert e.avg.eval()(l.dls.one_batch()[0]).shape[1] == 10
 
-@row('Callbacks', 'together: MixUp, ChannelsLast, GradientAccumulation, GradientClip, ParamScheduler, SaveModel, EarlyStopping, CSVLogger, Checkpoint')
+@row('Callbacks', 'together: MixUp, ChannelsLast, GradientAccumulation, GradientClip, ParamScheduler, SaveModel, '
+                  'EarlyStopping, CSVLogger, Checkpoint')
 def together():
     from fastai.callback.channelslast import ChannelsLast
     from fastai.callback.mixup import MixUp
@@ -329,8 +338,10 @@ def together():
     from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
     from fastai.callback.training import GradientAccumulation, GradientClip
     from ekd_nb.checkpoint import Checkpoint
-    l = trained(MixUp(), ChannelsLast(), GradientAccumulation(32), GradientClip(1.), ParamScheduler({'lr': SchedCos(1e-2, 1e-3)}), SaveModelCallback('accuracy'),
-                EarlyStoppingCallback('accuracy', patience=9), CSVLogger('h.csv'), Checkpoint('c'), epochs=2, memo=True, path='.')
+    cbs = [MixUp(), ChannelsLast(), GradientAccumulation(32), GradientClip(1.),
+           ParamScheduler({'lr': SchedCos(1e-2, 1e-3)}), SaveModelCallback('accuracy'),
+           EarlyStoppingCallback('accuracy', patience=9), CSVLogger('h.csv'), Checkpoint('c')]
+    l = trained(*cbs, epochs=2, memo=True, path='.')
     assert len(l.recorder.values) == 2 and len(list(Path('c').glob('*.pth'))) == 2 and Path('models/model.pth').exists()
 
 @row('Callbacks', 'CutMix and label smoothing on images from files')
@@ -400,7 +411,8 @@ def image_folder(grey=False):
 def folder_dls(size=32, bs=8, **kw):
     from fastai.vision.data import ImageDataLoaders
     from fastai.vision.augment import Resize, aug_transforms
-    return ImageDataLoaders.from_folder(image_folder(), train='train', valid='valid', item_tfms=Resize(size), batch_tfms=aug_transforms(size=size), bs=bs, num_workers=0, **kw)
+    return ImageDataLoaders.from_folder(image_folder(), train='train', valid='valid', item_tfms=Resize(size),
+                                        batch_tfms=aug_transforms(size=size), bs=bs, num_workers=0, **kw)
 
 def three(c=3): return teachers(c, 3)
 
@@ -419,8 +431,9 @@ def datablock():
     from fastai.vision.augment import RandomResizedCrop, aug_transforms
     from fastai.vision.core import imagenet_stats
     from fastai.vision.data import ImageBlock
-    db = DataBlock((ImageBlock, CategoryBlock), get_items=get_image_files, splitter=GrandparentSplitter(), get_y=parent_label,
-                   item_tfms=RandomResizedCrop(40), batch_tfms=[*aug_transforms(size=24), Normalize.from_stats(*imagenet_stats)])
+    batch_tfms = [*aug_transforms(size=24), Normalize.from_stats(*imagenet_stats)]
+    db = DataBlock((ImageBlock, CategoryBlock), get_items=get_image_files, splitter=GrandparentSplitter(),
+                   get_y=parent_label, item_tfms=RandomResizedCrop(40), batch_tfms=batch_tfms)
     l = trained(d=db.dataloaders(image_folder(), bs=8, num_workers=0), ts=three())
     l.show_results()
     assert l.predict(next((image_folder()/'valid').rglob('*.png')))[0] in 'abc'
@@ -432,7 +445,8 @@ def grey():
     from fastai.vision.augment import Resize
     from fastai.vision.core import PILImageBW
     from fastai.vision.data import ImageBlock
-    db = DataBlock((ImageBlock(PILImageBW), CategoryBlock), get_items=get_image_files, splitter=GrandparentSplitter(), get_y=parent_label, item_tfms=Resize(24))
+    db = DataBlock((ImageBlock(PILImageBW), CategoryBlock), get_items=get_image_files, splitter=GrandparentSplitter(),
+                   get_y=parent_label, item_tfms=Resize(24))
     trained(d=db.dataloaders(image_folder(True), bs=8, num_workers=0), ts=three(1))
 
 @row('Data', 'RGB tensors')
@@ -447,7 +461,8 @@ def torch_loaders(bs=8, drop_last=False):
     from torch.utils.data import DataLoader, TensorDataset
     from fastai.data.core import DataLoaders
     x, y = torch.randn(25, 1, 8, 8), torch.arange(25) % 10
-    return DataLoaders(DataLoader(TensorDataset(x, y), bs, shuffle=True, drop_last=drop_last), DataLoader(TensorDataset(x, y), bs))
+    train = DataLoader(TensorDataset(x, y), bs, shuffle=True, drop_last=drop_last)
+    return DataLoaders(train, DataLoader(TensorDataset(x, y), bs))
 
 @row('Data', 'plain torch DataLoaders; classes from the teachers')
 def plain_torch():
@@ -464,7 +479,9 @@ def last_one():
 def workers():
     from fastai.vision.augment import Resize
     from fastai.vision.data import ImageDataLoaders
-    trained(d=ImageDataLoaders.from_folder(image_folder(), train='train', valid='valid', item_tfms=Resize(16), bs=8, num_workers=1), ts=three())
+    d = ImageDataLoaders.from_folder(image_folder(), train='train', valid='valid', item_tfms=Resize(16), bs=8,
+                                     num_workers=1)
+    trained(d=d, ts=three())
 
 
 # ---- Networks
@@ -473,7 +490,8 @@ def workers():
 def students():
     from ekd_nb.models import get_model, resnet8
     from ekd_nb.student import branched_student
-    for a in (SMALL, get_model(SMALL, 10, 1), [SMALL, 'resnet14-w4'], branched_student(SMALL, 2, 10, in_channels=1)): trained(arch=a)
+    for a in (SMALL, get_model(SMALL, 10, 1), [SMALL, 'resnet14-w4'], branched_student(SMALL, 2, 10, in_channels=1)):
+        trained(arch=a)
 
 @row('Networks', 'student: a plain nn.Module, cut by fastai')
 def plain_student(): trained(arch=Net(), split=1)
@@ -502,7 +520,8 @@ def timm_student(): import timm; trained(d=folder_dls(), arch='resnet10t', ts=th
 def mixed_teachers():
     import timm
     from torchvision.models import squeezenet1_1
-    ts = [squeezenet1_1(num_classes=3), timm.create_model('resnet10t', num_classes=3), timm.create_model('vit_tiny_patch16_224', num_classes=3, img_size=32, depth=1), Net(3, 3)]
+    vit = timm.create_model('vit_tiny_patch16_224', num_classes=3, img_size=32, depth=1)
+    ts = [squeezenet1_1(num_classes=3), timm.create_model('resnet10t', num_classes=3), vit, Net(3, 3)]
     trained(d=folder_dls(), ts=ts)
 
 @row('Networks', 'teacher with other normalisation and input size (TeacherAdapter)')
@@ -530,7 +549,8 @@ def counts():
     from ekd_nb.losses import EKDLoss
     from ekd_nb.teachers import TeacherEnsemble
     trained(n_branches=3, fusion='prob'); trained(n_branches=1, fusion='gate')
-    trained(ts=TeacherEnsemble(teachers(), feature_grid=2), n_branches=4, loss_func=EKDLoss(gamma=1., assign=[0, 1, None, 1]))
+    loss = EKDLoss(gamma=1., assign=[0, 1, None, 1])
+    trained(ts=TeacherEnsemble(teachers(), feature_grid=2), n_branches=4, loss_func=loss)
 
 
 # ---- Deployment
@@ -553,7 +573,7 @@ def alone():
     np.save('x.npy', x.numpy())
     code = ("import sys, numpy as np, torch; from ekd_nb.deploy import load_student; "
             "np.save('z.npy', load_student(sys.argv[1])(torch.from_numpy(np.load('x.npy'))).detach().numpy()); "
-            "print([m for m in ('learner', 'callbacks', 'losses', 'memo', 'experiments') if f'ekd_nb.{m}' in sys.modules])")
+            "print([m for m in ('learner', 'callbacks', 'losses', 'memo', 'study') if f'ekd_nb.{m}' in sys.modules])")
     out = subprocess.run([sys.executable, '-W', 'ignore', '-c', code, path], capture_output=True, text=True)
     assert out.stdout.strip() == '[]', out.stdout+out.stderr[-500:]
     assert np.allclose(np.load('z.npy'), want.detach().numpy(), atol=1e-6)

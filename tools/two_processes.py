@@ -1,9 +1,12 @@
-"""Two processes train one student, beside one process with the same batches: shown by nbs/results/reliability.ipynb, tested by tests/test_distributed.py.
+"""Two processes train one student, beside one process with the same batches.
+
+nbs/results/reliability.ipynb shows it, tests/test_distributed.py tests it.
 
     python tools/two_processes.py [--json out.json] [case ...]
     python tools/two_processes.py --record        # curves and batchnorm, to results/distributed
 
-Every rank is a process of its own (gloo on the CPU, forked, so that it starts at once); what each returns is written as JSON.
+Every rank is a process of its own (gloo on the CPU, forked, so that it starts at once); what each returns is written
+as JSON.
 """
 import argparse, hashlib, json, os, random, signal, socket, sys, tempfile, time, traceback, warnings
 from contextlib import contextmanager, nullcontext, redirect_stdout
@@ -44,7 +47,9 @@ def start(f, rank, world, port, out):
     try:
         warnings.simplefilter('ignore')
         os.dup2(os.open(f'{out}.err', os.O_WRONLY|os.O_CREAT), 2)
-        if world > 1: os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+        if world > 1:
+            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world),
+                              MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
         out.write_text(json.dumps(f()))
         code = 0
     except BaseException: traceback.print_exc()
@@ -58,12 +63,14 @@ def launch(f, world=2, timeout=300):
         pids, end, codes = [start(f, r, world, port, o) for r, o in enumerate(outs)], time.monotonic()+timeout, {}
         while len(codes) < world and time.monotonic() < end:
             for r, pid in enumerate(pids):
-                if r not in codes and (done := os.waitpid(pid, os.WNOHANG))[0]: codes[r] = os.waitstatus_to_exitcode(done[1])
+                if r in codes: continue
+                if (done := os.waitpid(pid, os.WNOHANG))[0]: codes[r] = os.waitstatus_to_exitcode(done[1])
             time.sleep(.01)
         for r in set(range(world))-set(codes):
             os.kill(pids[r], signal.SIGKILL); os.waitpid(pids[r], 0)
             codes[r] = 'hung'
-        return [(codes[r], json.loads(o.read_text()) if codes[r] == 0 else None, Path(f'{o}.err').read_text()) for r, o in enumerate(outs)]
+        answer = lambda r, o: json.loads(o.read_text()) if codes[r] == 0 else None
+        return [(codes[r], answer(r, o), Path(f'{o}.err').read_text()) for r, o in enumerate(outs)]
 
 
 def answers(f, world=2, **kw):
@@ -82,21 +89,26 @@ def world(): return int(os.environ.get('WORLD_SIZE', 1))
 
 def no_norm(drop=0., n_out=10):
     "A student without BatchNorm"
-    return nn.Sequential(nn.Sequential(nn.Conv2d(1, 16, 3, 1, 1), nn.ReLU(), nn.Dropout(drop)), nn.Sequential(nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU()),
-                         nn.Sequential(nn.Conv2d(32, 32, 3, 2, 1), nn.ReLU()), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, n_out))
+    return nn.Sequential(nn.Sequential(nn.Conv2d(1, 16, 3, 1, 1), nn.ReLU(), nn.Dropout(drop)),
+                         nn.Sequential(nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU()),
+                         nn.Sequential(nn.Conv2d(32, 32, 3, 2, 1), nn.ReLU()),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, n_out))
 
 
 @contextmanager
 def together(learn):
     "fastai's `distrib_ctx`, where there is more than one process"
-    with (learn.distrib_ctx(cpu=True, sync_bn=False) if world() > 1 else nullcontext()), learn.no_bar(), redirect_stdout(StringIO()): yield learn
+    ctx = learn.distrib_ctx(cpu=True, sync_bn=False) if world() > 1 else nullcontext()
+    with ctx, learn.no_bar(), redirect_stdout(StringIO()): yield learn
 
 
 def make(seed=0, arch=None, n=16, bs=16, n_views=2, **kw):
     "A learner whose step has `bs` images, whatever the number of processes"
     torch.manual_seed(seed); np.random.seed(seed); random.seed(seed)
-    dls = image_dls(data(), stratified_subset(data().y_train, n_per_class=n), bs=bs//world(), val_bs=400//world(), n_views=n_views, seed=seed, device='cpu')
-    return learner(dls, arch or no_norm(), teachers(), **({'memo': True, 'loss_func': EKDLoss(1., .1, .1), 'split': 1} | kw))   # light branches have a BatchNorm
+    dls = image_dls(data(), stratified_subset(data().y_train, n_per_class=n), bs=bs//world(), val_bs=400//world(),
+                    n_views=n_views, seed=seed, device='cpu')
+    defaults = dict(memo=True, loss_func=EKDLoss(1., .1, .1), split=1)   # heads would have a BatchNorm
+    return learner(dls, arch or no_norm(), teachers(), **(defaults | kw))
 
 
 class Curve(Callback):
@@ -120,12 +132,15 @@ def train(epochs=4):
         l.fit_one_cycle(epochs, 1e-2, cbs=cb)
         record, (preds, targs) = rows(l), l.get_preds()
     memo = l.distill.memo
-    return dict(losses=cb.seen, record=record, columns=list(l.recorder.metric_names[1:-1]), weights=weights(l).tolist(), preds=preds.flatten().tolist(), targs=targs.tolist(),
-                misses=memo.misses, hits=memo.hits, known=int(memo.n_filled.sum()), entries=len(memo.images)*memo.n_views)
+    return dict(losses=cb.seen, record=record, columns=list(l.recorder.metric_names[1:-1]),
+                weights=weights(l).tolist(), preds=preds.flatten().tolist(), targs=targs.tolist(),
+                misses=memo.misses, hits=memo.hits, known=int(memo.n_filled.sum()),
+                entries=len(memo.images)*memo.n_views)
 
 
 def norm(seeds=range(3), epochs=10):
-    "A student with BatchNorm, each rank with the statistics of its own batches: the loss of each epoch and the accuracy after the last, seed by seed"
+    """A student with BatchNorm, each rank with the statistics of its own batches.
+    Returns the loss of each epoch and the accuracy after the last, seed by seed."""
     out = []
     for s in seeds:
         l = make(s, 'resnet8-w8', n=30, bs=32, split=2)
@@ -146,7 +161,8 @@ def checkpointed(folder, *cbs, epochs=4):
 class Die(Callback):
     "The last rank is killed in the middle of an epoch"
     def before_batch(self):
-        if self.training and (self.epoch, self.iter) == (2, 3) and rank() == world()-1: os.kill(os.getpid(), signal.SIGKILL)
+        if self.training and (self.epoch, self.iter) == (2, 3) and rank() == world()-1:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def poisoned():
@@ -168,7 +184,8 @@ def folders():
     with together(l):
         l.fit(2, 1e-2)
         record, (preds, targs) = rows(l), l.get_preds()
-    return dict(weights=digest(l), record=record, n=len(preds), targs=targs.tolist(), want=[int(y) for _, y in l.dls.valid_ds])
+    want = [int(y) for _, y in l.dls.valid_ds]
+    return dict(weights=digest(l), record=record, n=len(preds), targs=targs.tolist(), want=want)
 
 
 def wrapped():
@@ -213,8 +230,11 @@ def resume():
         out['seconds'] = time.monotonic()-begin
         out['again'] = answers(lambda: checkpointed(run))
         code, _, err = launch(lambda: checkpointed(run), 1)[0]
-        files = lambda folder: sorted(p.relative_to(folder).as_posix().split('-')[:2] for p in folder.rglob('*') if p.is_file())
-        return dict(out, alone=err.strip().splitlines()[-1] if code else '', files=files(run), files_whole=files(whole), log=(whole/'log.csv').read_text().splitlines(), log_again=(run/'log.csv').read_text().splitlines())
+        names = lambda folder: (p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.is_file())
+        files = lambda folder: sorted(n.split('-')[:2] for n in names(folder))
+        log = lambda folder: (folder/'log.csv').read_text().splitlines()
+        return dict(out, alone=err.strip().splitlines()[-1] if code else '', files=files(run), files_whole=files(whole),
+                    log=log(whole), log_again=log(run))
 
 
 @case
@@ -237,11 +257,13 @@ def record(out, folder):
     from ekd_nb.study.records import provenance
     from ekd_nb.core import add_digest, write_json
     c, b = out['curves'], out['batchnorm']
+    one, two = c['one'], c['two']
+    farthest = {k: max(far(one[k], r[k]) for r in two) for k in ('losses', 'weights', 'preds')}
+    calls = dict(one=one['misses'], two=[r['misses'] for r in two], entries=one['entries'])
     Path(folder).mkdir(parents=True, exist_ok=True)
     return write_json(Path(folder)/'gloo-2.json', add_digest(dict(
         schema=1, **provenance('cpu'), processes=2, backend='gloo',
-        curves=dict(one=c['one']['losses'], two=[r['losses'] for r in c['two']], farthest={k: max(far(c['one'][k], r[k]) for r in c['two']) for k in ('losses', 'weights', 'preds')},
-                    teacher_calls=dict(one=c['one']['misses'], two=[r['misses'] for r in c['two']], entries=c['one']['entries'])),
+        curves=dict(one=one['losses'], two=[r['losses'] for r in two], farthest=farthest, teacher_calls=calls),
         batchnorm=dict(one=b['one'], two=b['two'][0], ranks_agree=b['two'][0] == b['two'][1]))))
 
 
@@ -249,7 +271,8 @@ def main(args=None):
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('cases', nargs='*', help=', '.join(CASES))
     p.add_argument('--json', help='where the answers go')
-    p.add_argument('--record', action='store_true', help='run what a page shows (curves, batchnorm) and write the record to results/distributed')
+    p.add_argument('--record', action='store_true',
+                   help='run what a page shows (curves, batchnorm) and write the record to results/distributed')
     a, out = p.parse_args(args), {}
     for name in ['curves', 'batchnorm'] if a.record else a.cases or CASES:
         begin = time.perf_counter()
