@@ -2,6 +2,7 @@
 import re
 from pathlib import Path
 import pytest, torch
+from ekd_nb.deploy import EXPORTERS
 from ekd_nb.study.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -9,7 +10,7 @@ TEXT = (ROOT/'CONTRIBUTING.md').read_text()
 BLOCKS = re.findall(r'^```python\n(.*?)^```', TEXT, re.M | re.S)
 
 
-REGISTRIES = METHODS,
+REGISTRIES = METHODS, EXPORTERS
 
 @pytest.fixture
 def registries():
@@ -29,6 +30,7 @@ def test_the_examples_run(tmp_path, monkeypatch, registries):
     row = dict(zip(names['learn'].recorder.metric_names[1:], names['learn'].recorder.values[-1]))
     assert all(row[n]>0 for n in names['LogitMSELoss'].term_names)
     assert names['student'].n_branches==2 and '×2' in names['name'] and METHODS['ekd_two'].label=='EKD, two branches'
+    assert Path(names['path']).exists()
 
 
 def test_the_files_it_names_exist():

@@ -11,10 +11,10 @@ BY_HAND = {'__init__', '__main__', '_modidx'}
 MODULES = {p.relative_to(ROOT).with_suffix('').as_posix().replace('/', '.'): p
            for p in sorted((ROOT/'ekd_nb').rglob('*.py')) if p.stem not in BY_HAND}
 WINGS = 'library', 'baselines', 'study'   # each imports only those before it
-LINES = 330   # of a module
+LINES = 330   # of a module that are neither blank nor the mark of a cell
 # Known arrows up
 CLIMBS = {('pretrained', 'teachers')}
-TOO_LARGE = {'ekd_nb.evaluate', 'ekd_nb.student', 'ekd_nb.study.suite'}
+TOO_LARGE = {'ekd_nb.student', 'ekd_nb.study.suite'}
 NO_CONTRACT = {'ekd_nb.callbacks', 'ekd_nb.learner', 'ekd_nb.study.runs'}
 
 
@@ -52,7 +52,7 @@ def test_arrows_go_down_only(module):
 
 @pytest.mark.parametrize('module', MODULES)
 def test_a_room_is_not_too_large(module):
-    n = len(MODULES[module].read_text().splitlines())
+    n = sum(l.strip()!='' and not l.startswith('# %%') for l in MODULES[module].read_text().splitlines())
     if n>LINES and module in TOO_LARGE: pytest.xfail(f'{n} lines')
     assert n<=LINES, f'{module} has {n} lines, expected at most {LINES}'
 
