@@ -2,15 +2,17 @@
 import re
 from pathlib import Path
 import pytest, torch
+from ekd_nb.arrays import DATASETS
 from ekd_nb.deploy import EXPORTERS
 from ekd_nb.study.methods import METHODS
+from ekd_nb.study.protocols import PROTOCOLS, protocol
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT/'CONTRIBUTING.md').read_text()
 BLOCKS = re.findall(r'^```python\n(.*?)^```', TEXT, re.M | re.S)
 
 
-REGISTRIES = METHODS, EXPORTERS
+REGISTRIES = DATASETS, PROTOCOLS, METHODS, EXPORTERS
 
 @pytest.fixture
 def registries():
@@ -30,6 +32,7 @@ def test_the_examples_run(tmp_path, monkeypatch, registries):
     row = dict(zip(names['learn'].recorder.metric_names[1:], names['learn'].recorder.values[-1]))
     assert all(row[n]>0 for n in names['LogitMSELoss'].term_names)
     assert names['student'].n_branches==2 and '×2' in names['name'] and METHODS['ekd_two'].label=='EKD, two branches'
+    assert len(names['shapes'].x_train)==80 and protocol('shapes').per_class==20
     assert Path(names['path']).exists()
 
 
