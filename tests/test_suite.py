@@ -1,7 +1,7 @@
 "The development suite: its plan is sealed, both families are tuned alike, and its rule is the one that is written down"
 import json
+from dataclasses import asdict
 from pathlib import Path
-
 
 from ekd_nb.core import digest_matches
 from ekd_nb.study.suite import CANDIDATES, EKD_CANDIDATES, KD_CANDIDATES, TASKS, Jobs, load_suite, plan, ranking, tiny
@@ -9,18 +9,25 @@ from ekd_nb.study.suite import CANDIDATES, EKD_CANDIDATES, KD_CANDIDATES, TASKS,
 ROOT = Path(__file__).parents[1]
 
 
-def test_plan_digest_matches_and_names_what_is_run():
-    written = json.loads((ROOT/'results/plans/suite.json').read_text())
-    assert digest_matches(written)
-    assert {t['name'] for t in written['tasks']} == set(TASKS) and len(TASKS) >= 8
-    assert {c['name'] for c in written['candidates']} <= set(CANDIDATES)
-    assert len(EKD_CANDIDATES) == len(KD_CANDIDATES)
+def read_plan(name): return json.loads((ROOT/f'results/plans/{name}.json').read_text())
 
 
-def test_records_are_of_the_plan_and_of_validation_images():
-    digest = json.loads((ROOT/'results/plans/suite.json').read_text())['digest']
-    for r in load_suite(ROOT/'results/suite'):
-        assert r['plan'] == digest and r['evaluated_on'] == 'valid' and not r['dirty']
+def test_plans_are_sealed_and_the_second_is_what_is_run_now():
+    first, second = read_plan('suite'), read_plan('suite-2')
+    assert digest_matches(first) and digest_matches(second)
+    assert plan() == second
+    assert all(first[k] == second[k] for k in ('rule', 'order', 'seeds', 'tasks'))
+    assert first['candidates'] == second['candidates'][:len(first['candidates'])]
+    assert len(TASKS) >= 8 and len(EKD_CANDIDATES) == len(KD_CANDIDATES)
+
+
+def test_records_are_sealed_of_a_known_plan_and_of_validation_images():
+    records, plans = load_suite(ROOT/'results/suite'), {p['digest']: p for p in map(read_plan, ('suite', 'suite-2'))}
+    assert len(records) == len(list((ROOT/'results/suite').glob('*.json'))) > 290
+    for r in records:
+        assert r['plan'] in plans and r['evaluated_on'] == 'valid' and not r['dirty']
+        assert r['candidate'] in {c['name'] for c in plans[r['plan']]['candidates']}
+        assert r['settings'] == json.loads(json.dumps(asdict(TASKS[r['task']]))) and r['loss'] == CANDIDATES[r['candidate']].loss
 
 
 def record(task, candidate, accuracy, seed=0): return dict(task=task, candidate=candidate, seed=seed, accuracy=accuracy)
