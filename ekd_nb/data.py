@@ -126,7 +126,8 @@ class ImageTensors:
 # %% ../nbs/02_data.ipynb #8c7aa6ea
 class ViewDataset:
     "The rows of `ImageTensors` that one loader serves, and how to read and show images like them"
-    n_inp,loss_func,split_idx = 1,CrossEntropyLossFlat(),1
+    n_inp,loss_func = 1,CrossEntropyLossFlat()
+    split_idx,passes = 1,None
     def __init__(self,
         store:ImageTensors,   # images and labels
         rows,                 # rows of `store`, int64 [N]
@@ -151,18 +152,19 @@ class ViewDataset:
     def items(self): return [(self.store.x[i].cpu().numpy(), int(self.store.y[i])) for i in self.rows]
     def decode(self, o, full=True): return o[:1] + tuple(Category(self.vocab[int(y)]) for y in o[1:])
 
-# %% ../nbs/02_data.ipynb #a3ec07ef
+# %% ../nbs/02_data.ipynb #222a49ce
 @patch
 @contextmanager
 def set_split_idx(self:ViewDataset,
     i:int # 0: as training images; 1: as validation images
 ):
-    "Treat the images as those of another split inside the block"
-    was,self.split_idx = self.split_idx,i
+    "Treat the images as those of another split inside the block, and count the passes in it"
+    was = self.split_idx,self.passes
+    self.split_idx,self.passes = i,0
     try: yield self
-    finally: self.split_idx = was
+    finally: self.split_idx,self.passes = was
 
-# %% ../nbs/02_data.ipynb #1dbcd94d
+# %% ../nbs/02_data.ipynb #d67794dd
 @patch
 def read(self:ViewDataset,
     o # a uint8 array [H,W] or [H,W,C], a PIL image, or the path of one
@@ -189,7 +191,7 @@ def new_empty(self:ViewDataset)->ViewDataset:
     "The same kind of data set without images, as `Learner.export` keeps it"
     return self._of(self.store.x[:0].clone(), torch.zeros(0, dtype=torch.long))
 
-# %% ../nbs/02_data.ipynb #dd0ed86c
+# %% ../nbs/02_data.ipynb #d7accd55
 @patch
 def test(self:ViewDataset,
     items # uint8 array [N,H,W,C], or list of arrays, PIL images, paths or pairs (image, label)
@@ -219,7 +221,10 @@ class ViewLoader(TfmdDL):
         self._n_inp,self._types,self._order = 1,{tuple:[dataset.image_type,TensorCategory]},None
 
     def set_epoch(self, epoch:int): self.epoch = epoch
-    def after_iter(self): self.epoch += 1
+    def after_iter(self):
+        if self.dataset.passes is None: self.epoch += 1
+        else: self.dataset.passes += 1   # tta makes a new loader for each pass
+
     def shuffle_fn(self, idxs): return np.random.default_rng([self.seed,4,self.epoch,1]).permutation(idxs).tolist()
 
     def new(self, dataset=None, cls=None, process=None, **kwargs):
@@ -232,7 +237,7 @@ class ViewLoader(TfmdDL):
         import_module('fastai.vision.learner') # registers how fastai shows images
         return super()._pre_show_batch(*args, **kwargs)
 
-# %% ../nbs/02_data.ipynb #bf8308f2
+# %% ../nbs/02_data.ipynb #4f2eea66
 @patch(as_prop=True)
 def makes_views(self:ViewLoader)->bool:
     "Does the loader crop and flip now?"
@@ -246,9 +251,10 @@ def views_of(self:ViewLoader,
     if not self.makes_views: return torch.full_like(rows, self.dataset.views.identity)
     if self._order is None:
         self._order = view_order(len(self.dataset.store.x), self.dataset.views, self.n_views, self.seed)
-    return self._order[rows, self.epoch%self._order.shape[1]].long()
+    epoch = self.epoch+(self.dataset.passes or 0)
+    return self._order[rows, epoch%self._order.shape[1]].long()
 
-# %% ../nbs/02_data.ipynb #7bf30f65
+# %% ../nbs/02_data.ipynb #4d85eaea
 def _names(tfms): return ', '.join(f.name.split(' --')[0] for f in tfms)
 
 @patch
@@ -270,7 +276,7 @@ def _refuse_item_tfms(self:ViewLoader):
         found = getattr(self, k).fs
         expect(not len(found), k, _names(found), "none, image_dls makes whole batches: add transforms to 'after_batch'")
 
-# %% ../nbs/02_data.ipynb #0dd36c84
+# %% ../nbs/02_data.ipynb #f39670af
 @patch
 def raw_batch(self:ViewLoader,
     idxs:LongTensor # positions in the data set, int64 [B]
@@ -300,7 +306,7 @@ def make_batch(self:ViewLoader,
     b[0].key,b[0].made = raw[0].key,batch_version(b[0])
     return b
 
-# %% ../nbs/02_data.ipynb #81627faa
+# %% ../nbs/02_data.ipynb #9ace98e9
 @patch
 def _chunks(self:ViewLoader, idxs):
     "Positions, a batch at a time"
@@ -318,7 +324,7 @@ def create_batches(self:ViewLoader, samps):
     "Batches before `after_batch`; fastai's `DistributedDL` calls it"
     return map(self.raw_batch, self._chunks(samps))
 
-# %% ../nbs/02_data.ipynb #132cd347
+# %% ../nbs/02_data.ipynb #7d4b5d45
 def no_key_reason(
     dl # a DataLoader of any kind
 )->str: # empty if its batches name their images and views
@@ -328,7 +334,7 @@ def no_key_reason(
         return 'this DataLoader does not name its images and views (image_dls makes loaders that do)'
     return f'after_batch holds {_names(others)}, which makes other pixels than those of a view' if others else ''
 
-# %% ../nbs/02_data.ipynb #002caee3
+# %% ../nbs/02_data.ipynb #b36eac9b
 def _batching(dl):
     "Images in a pass (None: unknown), batch size (None: unknown), whether a short last batch is dropped"
     if not isinstance(dl, TorchDataLoader):

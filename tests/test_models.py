@@ -4,13 +4,16 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from ekd_nb import models
 from ekd_nb.core import EKDError
-from ekd_nb.models import MODELS, CifarResNet, DenseNetBC, WideResNet, count_flops, count_params, get_model, width_for_params, width_for_flops
+from ekd_nb.models import MODELS, CifarResNet, DenseNetBC, WideResNet, get_model
+from ekd_nb.models import count_flops, count_params, width_for_params, width_for_flops
 
 SMALL = ['resnet8', 'resnet8-B', 'resnet8-w5', 'resnet8x4', 'wrn_16_1', 'densenet_22_6']
 STAGES = ['stem', 'layer1', 'layer2', 'layer3']
 
-def published_counts(): return {'resnet20': (269722, 10), 'resnet56': (853018, 10), 'resnet110': (1727962, 10), 'wrn_28_10': (36479194, 10),
-    'densenet_100_12': (769162, 10), 'resnet8x4': (1233540, 100), 'resnet32x4': (7433860, 100), 'wrn_40_2': (2255156, 100)}
+def published_counts():
+    return {'resnet20': (269722, 10), 'resnet56': (853018, 10), 'resnet110': (1727962, 10), 'wrn_28_10': (36479194, 10),
+            'densenet_100_12': (769162, 10), 'resnet8x4': (1233540, 100), 'resnet32x4': (7433860, 100),
+            'wrn_40_2': (2255156, 100)}
 
 @pytest.mark.parametrize('name', published_counts())
 def test_exact_parameter_counts(name):
@@ -106,9 +109,19 @@ def test_count_flops_leaves_the_network_as_it_was():
     assert all(torch.equal(v, before[k]) for k,v in m.state_dict().items())
 
 @pytest.mark.parametrize('bad, says', [
-    (lambda: get_model('resnet50'), "expected one of"), (lambda: get_model('resnet9x4'), '6n\\+2'), (lambda: get_model('resnet2-w16'), '6n\\+2'),
-    (lambda: get_model('resnet8-w0'), 'width: got 0'), (lambda: get_model('wrn_17_1'), '6n\\+4'), (lambda: get_model('wrn_16_0'), 'k: got 0'),
-    (lambda: get_model('densenet_41_12'), '6n\\+4'), (lambda: DenseNetBC(40, 12, reduction=0), 'reduction: got 0'), (lambda: get_model(''), 'expected one of'),
-    (lambda: get_model(None), 'expected one of'), (lambda: get_model('resnet8', n_out=0), 'n_out: got 0'), (lambda: CifarResNet(8, shortcut='C'), "shortcut: got 'C'")])
+    (lambda: get_model('resnet50'), 'expected one of'),
+    (lambda: get_model('resnet9x4'), '6n\\+2'),
+    (lambda: get_model('resnet2-w16'), '6n\\+2'),
+    (lambda: get_model('resnet8-w0'), 'width: got 0'),
+    (lambda: get_model('wrn_17_1'), '6n\\+4'),
+    (lambda: get_model('wrn_16_0'), 'k: got 0'),
+    (lambda: get_model('densenet_41_12'), '6n\\+4'),
+    (lambda: DenseNetBC(40, 12, reduction=0), 'reduction: got 0'),
+    (lambda: get_model(''), 'expected one of'),
+    (lambda: get_model(None), 'expected one of'),
+    (lambda: get_model('resnet8', n_out=0), 'n_out: got 0'),
+    (lambda: get_model('resnet8', in_channels=0), 'in_channels: got 0'),
+    (lambda: CifarResNet(8, shortcut='C'), "shortcut: got 'C'"),
+])
 def test_refusals(bad, says):
     with pytest.raises(EKDError, match=says): bad()
