@@ -1,4 +1,4 @@
-"""Several processes, one run: the same batches, one record, one memo
+"""Training with several processes: the batches of one process, one record, one cache of teacher outputs
 
 Docs: https://ekd-nb.github.io/ekd_nb/distributed.html.md"""
 
@@ -13,11 +13,12 @@ from itertools import cycle, islice
 
 import torch
 from torch import Tensor
-from fastcore.basics import GetAttr
+from fastcore.basics import GetAttr, patch
 from fastai.callback.core import Callback
 from fastai.callback.progress import CSVLogger
 from fastai.data.load import DataLoader
-from fastai.torch_core import apply, maybe_gather, num_distrib, rank_distrib, to_detach
+from fastai.torch_core import apply, maybe_gather, num_distrib, one_param, rank_distrib
+from fastai.torch_core import to_detach as _to_detach
 
 from .core import EKDError
 from .memo import TeacherMemo
@@ -42,10 +43,15 @@ def rank_indices(
 
 # %% ../nbs/10_distributed.ipynb #011615be
 def _as_fastai(dl):
-    "A plain PyTorch loader as fastai's, to which an order can be given"
+    "A plain PyTorch loader as fastai's, with the order of its sampler"
     if not isinstance(dl, torch.utils.data.DataLoader): return dl
-    shuffle = isinstance(dl.sampler, torch.utils.data.RandomSampler)
-    return DataLoader(dl.dataset, bs=dl.batch_size, shuffle=shuffle, num_workers=dl.num_workers, drop_last=dl.drop_last, create_batch=dl.collate_fn)
+    if type(dl.batch_sampler) is not torch.utils.data.BatchSampler or not hasattr(dl.sampler, '__len__'):
+        raise EKDError(f'dls: a loader with a {type(dl.batch_sampler or dl.dataset).__name__} gives batches that processes cannot share, '
+                       'expected a sampler of single images')
+    new = DataLoader(dl.dataset, bs=dl.batch_size, num_workers=dl.num_workers, drop_last=dl.drop_last,
+                     create_batch=dl.collate_fn, n=len(dl.sampler))
+    new.get_idxs = partial(list, dl.sampler)
+    return new
 
 def _broadcast_order(idxs, device):
     "The order that rank 0 has drawn"
@@ -54,17 +60,20 @@ def _broadcast_order(idxs, device):
     torch.distributed.broadcast(t, 0)
     return t.tolist()
 
+# %% ../nbs/10_distributed.ipynb #d3176d32
 class StepShardedLoader(GetAttr):
-    "A loader of which this process sees its share of every step"
+    "A loader that gives this process its share of every step"
     _default = 'dl'
     def __init__(self,
         dl, # a loader of fastai, or a plain one of PyTorch
-        rank:int=None, # by default as started
-        world:int=None, # likewise
+        rank:int=None, # number of this process, by default as started
+        world:int=None, # how many processes there are, likewise
     ):
         self.dl = _as_fastai(dl)
-        self.rank,self.world = rank_distrib() if rank is None else rank,max(num_distrib(), 1) if world is None else world
-        if getattr(self.dl, 'n', None) is None or self.dl.bs is None: raise EKDError(f'dls: a {type(dl).__name__} does not know how many images it has, processes cannot share it')
+        self.rank = rank_distrib() if rank is None else rank
+        self.world = max(num_distrib(), 1) if world is None else world
+        if getattr(self.dl, 'n', None) is None or self.dl.bs is None:
+            raise EKDError(f'dls: a {type(dl).__name__} does not know how many images it has, processes cannot share it')
 
     @property
     def epoch(self): return self.dl.epoch
@@ -75,27 +84,32 @@ class StepShardedLoader(GetAttr):
         full,rest = divmod(self.dl.n, self.dl.bs*self.world)
         return full+(rest>0 and not self.dl.drop_last)
 
-    def _share(self, order):
-        idxs = _broadcast_order(list(order()), self.dl.device)
-        self.left = len(idxs)
-        return rank_indices(idxs, self.dl.bs, self.rank, self.world, self.dl.drop_last)
+# %% ../nbs/10_distributed.ipynb #114801e6
+@patch
+def _share(self:StepShardedLoader, order):
+    "This rank's positions, of an order drawn by rank 0"
+    idxs = _broadcast_order(list(order()), self.dl.device)
+    self.left = len(idxs)
+    return rank_indices(idxs, self.dl.bs, self.rank, self.world, self.dl.drop_last)
 
-    def __iter__(self):
-        had,order = vars(self.dl).get('get_idxs'),self.dl.get_idxs
-        self.dl.get_idxs,self.size = partial(self._share, order),0
-        try:
-            for b in self.dl:
-                self.left -= self.size
-                self.size = min(self.dl.bs*self.world, self.left)   # images of this step, over all ranks
-                yield b
-        finally:
-            del self.dl.get_idxs
-            if had: self.dl.get_idxs = had
+@patch
+def __iter__(self:StepShardedLoader):
+    had,order = vars(self.dl).get('get_idxs'),self.dl.get_idxs
+    self.dl.get_idxs,self.size = partial(self._share, order),0
+    try:
+        for b in self.dl:
+            self.left -= self.size
+            self.size = min(self.dl.bs*self.world, self.left)   # images of this step, over all ranks
+            yield b
+    finally:
+        del self.dl.get_idxs
+        if had: self.dl.get_idxs = had
 
-    def to_detach(self, b, cpu=True, gather=True):
-        "Off the graph and, from all ranks, without what filled up the last step; for fastai's metrics and predictions"
-        b = to_detach(b, cpu, gather)
-        return apply(lambda t: t[:self.size] if isinstance(t, Tensor) and t.ndim else t, b) if gather else b
+@patch
+def to_detach(self:StepShardedLoader, b, cpu=True, gather=True):
+    "Detach, gather from all ranks, and leave out what filled up the last step; for fastai's metrics and predictions"
+    b = _to_detach(b, cpu, gather)
+    return apply(lambda t: t[:self.size] if isinstance(t, Tensor) and t.ndim else t, b) if gather else b
 
 # %% ../nbs/10_distributed.ipynb #ee0db677
 def _from_all(t):
@@ -106,11 +120,11 @@ def _from_all(t):
     return [g[:n] for g,n in zip(maybe_gather(padded[None]), sizes)]
 
 def sync_memo(
-    memo, # of this rank, or None where teachers run live
+    memo, # cache of this rank, or None where teachers run for every batch
     known:Tensor=None, # slots that all ranks have, bool [images,views]; None: none
     device='cpu', # that the ranks talk over
 ):
-    "Entries that one rank has, all ranks have"
+    "Copy the entries of each rank's cache to all ranks"
     if not maybe_gather(torch.tensor([bool(memo)], device=device)).all(): return
     has = memo.view_to_slot>=0
     rows,views = (has if known is None else has&~known).nonzero(as_tuple=True)
@@ -147,24 +161,32 @@ class DistributedSync(Callback):
         memo = getattr(getattr(self.learn, 'distill', None), 'memo', None)
         return memo if isinstance(memo, TeacherMemo) and memo.table is not None else None
 
-    def before_train(self):
-        if self.is_distributed and self.memo: self.known = self.memo.view_to_slot>=0
+    def _device(self): return one_param(self.learn.model).device
+    def __getstate__(self): return {k: v for k,v in vars(self).items() if k not in ('on', 'known')}
 
-    def after_pred(self):
-        if not self.is_distributed or self.training or not isinstance(self.dl, StepShardedLoader): return
-        step,branches = lambda t: maybe_gather(t.contiguous())[:self.dl.size],getattr(self.learn, 'branch_logits_hook', None)
-        self.learn.pred,self.learn.yb = apply(step, self.pred),apply(step, self.yb)
-        if branches and branches.z is not None: branches.z = step(branches.z.transpose(0,1)).transpose(0,1)
+# %% ../nbs/10_distributed.ipynb #ec88b4c7
+@patch
+def before_train(self:DistributedSync):
+    if self.is_distributed and self.memo: self.known = self.memo.view_to_slot>=0
 
-    def after_loss(self):
-        if self.is_distributed and self.training: self.learn.loss = maybe_gather(self.learn.loss.detach().mean())
+@patch
+def after_pred(self:DistributedSync):
+    if not self.is_distributed or self.training or not isinstance(self.dl, StepShardedLoader): return
+    def step(t): return maybe_gather(t.contiguous())[:self.dl.size]
+    self.learn.pred,self.learn.yb = apply(step, self.pred),apply(step, self.yb)
+    hook = getattr(self.learn, 'branch_logits_hook', None)
+    if hook and hook.z is not None: hook.z = step(hook.z.transpose(0,1)).transpose(0,1)
 
-    def after_train(self):
-        if not self.is_distributed: return
-        parts = getattr(self.learn, 'loss_term_recorder', None)
-        if parts and parts.totals: *sums,parts.n = _summed(self._device(), *parts.totals.values(), parts.n); parts.totals = dict(zip(parts.totals, sums))
-        if getattr(self.learn, 'distill', None): sync_memo(self.memo, self.known, self._device())
-        self.known = None
+@patch
+def after_loss(self:DistributedSync):
+    if self.is_distributed and self.training: self.learn.loss = maybe_gather(self.learn.loss.detach().mean())
 
-    def _device(self): return next(self.learn.model.parameters()).device
-    def __getstate__(self): return {}
+@patch
+def after_train(self:DistributedSync):
+    if not self.is_distributed: return
+    recorder = getattr(self.learn, 'loss_term_recorder', None)
+    if recorder and recorder.totals:
+        *sums,recorder.n = _summed(self._device(), *recorder.totals.values(), recorder.n)
+        recorder.totals = dict(zip(recorder.totals, sums))
+    if getattr(self.learn, 'distill', None): sync_memo(self.memo, self.known, self._device())
+    self.known = None

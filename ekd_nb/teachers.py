@@ -129,31 +129,35 @@ MAX_LOGIT = 1e4 # logits beyond this leave a softmax nothing but its largest ent
 def check_teachers(
     teachers:TeacherEnsemble,
     x:Tensor, # one batch, normalised as in training, [B,channels,H,W]
-    n_out:int, # classes of the data
+    n_out:int=None, # classes of the data; `None`: as many as the first teacher has
     features:bool=False, # will the loss ask for features?
 )->TeacherOutput:
-    "The teachers' outputs for `x`, or an error that names the teacher that does not fit"
+    "The teachers' outputs for `x`, each run once, or an error that names the teacher that does not fit"
+    if features and not teachers.feature_grid: raise EKDError('teachers: feature_grid=0 gives no features, the loss wants them; set gamma=0 or feature_grid=1')
+    zs,fs = [],[]
     for i,(name,m,cm) in enumerate(zip(teachers.names, teachers.models, teachers.class_maps)):
         entry = f'teachers: entry {i} ({name})'
-        z = _forward_checked(entry, m, x)
+        z,f = _forward_checked(entry, teachers, m, x)
         n = z.shape[1] if cm is None else len(cm)
+        n_out = n_out or n
         if n!=n_out: raise EKDError(f'{entry} has {n} classes, the data has {n_out}' + (': pass class_maps' if cm is None else ' (after its class map)'))
         if cm is not None and max(cm)>=z.shape[1]: raise EKDError(f'{entry}: class map has index {max(cm)}, the teacher {z.shape[1]} classes')
         if not z.isfinite().all(): raise EKDError(f'{entry} gives logits that are not finite (NaN or infinity) on the first batch')
         if (top := z.abs().max().item())>MAX_LOGIT: warnings.warn(f'{entry} gives logits of up to {top:.1e}; are its weights and normalisation right?')
-        if features and feature_layer(m)[0] is None: raise EKDError(f'{entry} has no feature layer to learn from; set gamma=0')
-        if features and not teachers.feature_grid: raise EKDError('teachers: feature_grid=0 gives no features, the loss wants them; set gamma=0 or feature_grid=1')
-    return teachers(x)
+        if features and f is None: raise EKDError(f'{entry} has no feature layer to learn from; set gamma=0')
+        zs.append(teachers._map(z, cm))
+        fs.append(f)
+    return TeacherOutput(torch.stack(zs), tuple(fs) if teachers.feature_grid else ())
 
-def _forward_checked(entry, m, x):
+def _forward_checked(entry, teachers, m, x):
     try:
-        with torch.no_grad(): z = m(x)
+        with torch.no_grad(): z,f = teachers._forward_one(m, None, x)
     except Exception as e:
         conv = None if isinstance(m, TeacherAdapter) else next((c for c in m.modules() if isinstance(c, nn.Conv2d)), None)
         if conv is not None and conv.in_channels!=x.shape[1]: raise EKDError(f'{entry} takes images of {conv.in_channels} channels, the data has {x.shape[1]}') from None
         raise EKDError(f'{entry} cannot process images of shape {list(x.shape[1:])}: {str(e).splitlines()[0].split(". ")[0]}; a TeacherAdapter resizes them') from None
     if not isinstance(z, Tensor) or z.ndim!=2: raise EKDError(f'{entry} returns {type(z).__name__}{list(getattr(z, "shape", []))}, expected logits [B,C]')
-    return z
+    return z,f
 
 # %% ../nbs/05_teachers.ipynb #2bfcad8c
 def manifest_path(path): return Path(path).with_suffix('.json')

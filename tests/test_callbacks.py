@@ -213,3 +213,112 @@ def test_plain_keeps_values():
     assert got['a'] == 1. and got['b'] == [1, None, 'x'] and type(got['c']) is torch.Tensor
     buf = io.BytesIO(); torch.save(got, buf); buf.seek(0)
     torch.load(buf, weights_only=True)
+
+
+# ---- the cache and callbacks that come early
+
+@pytest.mark.parametrize('change', [lambda x: x.flip(3), lambda x: x*.5, lambda x: x.clone(), lambda x: x.mul_(2)])
+def test_an_early_callback_that_changes_the_batch_is_seen(change):
+    worst = []
+    class Mine(Callback):
+        order = -20
+        def before_batch(self):
+            if self.training and self.epoch: self.learn.xb = (change(self.xb[0]),)
+    class Spy(Callback):
+        order = 50
+        def after_pred(self):
+            if not self.training: return
+            true = self.distill.teachers(self.xb[0].as_subclass(torch.Tensor)).logits
+            worst.append(float((self.pred.teacher.logits-true).abs().max()))
+    fit(learner(dls(n=4, bs=16, n_views=1), memo=True, cbs=[Mine(), Spy()]), 3)
+    assert max(worst) < 2e-3   # the cache is fp16
+
+
+# ---- what is a fit
+
+def test_tta_is_no_fit(tmp_path):
+    from fastai.callback.progress import ProgressCallback
+    def script():
+        torch.manual_seed(2); np.random.seed(2); random.seed(2)
+        l = learner(folder_dls(size=16), ts=three(), cbs=Checkpoint(tmp_path/'ck'))
+        fit(l)
+        with l.no_bar(): l.tta(n=1)
+        fit(l)
+        return l
+    first = script()
+    assert [p.name[:4] for p in first.checkpoint.files()] == ['fit0', 'fit1'] and first.checkpoint.n_fit == 1
+    assert torch.equal(bits(script()), bits(first))
+
+
+def test_a_loaded_learner_predicts_by_every_way(tmp_path):
+    from fastai.data.transforms import get_image_files
+    from fastai.learner import load_learner
+    from compat import image_folder
+    l = fit(learner(folder_dls(size=16), ts=three(), path=tmp_path))
+    l.export('e.pkl')
+    m = load_learner(tmp_path/'e.pkl')
+    files = get_image_files(image_folder())[:4]
+    with m.no_bar():
+        m.get_preds(dl=m.dls.test_dl(files)); m.predict(files[0])
+        p, _ = m.tta(dl=m.dls.test_dl(files), n=1)
+    assert p.shape == (4, 3)
+
+
+# ---- hints that outweigh everything
+
+def said(l, n=2, lr=1e-6):
+    with warnings.catch_warnings(record=True) as w:
+        warnings.simplefilter('always')
+        fit(l, n) if lr is None else l.fit(n, lr)
+    return [str(o.message) for o in w if str(o.message).startswith('hints were')]
+
+
+def test_hints_that_outweigh_everything_are_noticed_once():
+    l = learner(loss_func=EKDLoss(gamma=1e5))
+    with l.no_bar(), l.no_logging(): messages = said(l, 3)
+    assert len(messages) == 1 and '100% of the loss in epoch 0' in messages[0]
+
+
+def test_no_warning_where_the_student_learns_or_hints_are_small():
+    l = learner(loss_func=EKDLoss(gamma=1e-3))
+    with l.no_bar(), l.no_logging(): assert not said(l)
+    class Right(torch.nn.Module):
+        "An ensemble that knows the labels"
+        def __init__(self, fusion): super().__init__(); self.fusion, self.y = fusion, None
+        def forward(self, z, h): return self.fusion(z, h) if self.training else torch.nn.functional.one_hot(self.y, 10).float()
+    l = learner(loss_func=EKDLoss(gamma=1e5))
+    l.model.fusion = Right(l.model.fusion)
+    class Tell(Callback):
+        def before_batch(self): self.learn.model.fusion.y = self.yb[0].long()
+    l.add_cb(Tell())
+    with l.no_bar(), l.no_logging(): assert not said(l)
+
+
+# ---- schedules and checkpoints
+
+def test_schedules_resume_exactly(tmp_path):
+    from fastai.callback.schedule import SchedCos
+    def run(folder, *cbs):
+        torch.manual_seed(2); np.random.seed(2); random.seed(2)
+        l = learner(dls(bs=16), loss_func=EKDLoss(beta=lambda share: 1-share/2, gamma=SchedCos(2, 0)), cbs=Checkpoint(tmp_path/folder))
+        try: return fit(l, 3, cbs=list(cbs))
+        except KeyboardInterrupt: return None
+    whole = run('a')
+    assert run('b', Cut(1, 1)) is None
+    again = run('b')
+    assert torch.equal(bits(again), bits(whole)) and again.recorder.values == whole.recorder.values
+
+
+def test_a_cache_that_cannot_be_saved_only_warns(tmp_path, monkeypatch):
+    import ekd_nb.checkpoint as module
+    def broken(*args): raise TypeError('Got unsupported ScalarType BFloat16')
+    monkeypatch.setattr(module, 'save_memo', broken)
+    l = learner(memo=True, cbs=Checkpoint(tmp_path))
+    with pytest.warns(UserWarning, match='could not be saved'): fit(l, 2)
+    assert len(l.checkpoint.files()) == 2
+
+
+def test_frozen_branches_are_noticed():
+    l = learner(loss_func=EKDLoss())
+    l.model.branches[1].requires_grad_(False)
+    with pytest.warns(UserWarning, match='branch 1 does not learn'): fit(l)

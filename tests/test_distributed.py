@@ -80,3 +80,31 @@ def test_parts_are_the_steps_of_one_process(n, bs, world, drop_last):
     want = [order[s:s+bs*world] for s in range(0, n, bs*world)]
     if drop_last and n % (bs*world): want.pop()
     assert len(steps) == len(want) and all(a[:len(b)] == b and len(a)-len(b) < world for a, b in zip(steps, want))
+
+
+@pytest.mark.parametrize('sampler, allowed', [
+    ('SubsetRandomSampler(range(32))', range(32)), ('WeightedRandomSampler([1.]*8+[0.]*56, 64)', range(8)),
+    ('RandomSampler(range(64), num_samples=24)', range(64)), ('SequentialSampler(range(64))', range(64)),
+    ('MySampler()', range(60, 64))])
+def test_ranks_draw_from_the_sampler(sampler, allowed):
+    import torch, torch.utils.data as data
+    from ekd_nb.distributed import StepShardedLoader
+    class MySampler(data.Sampler):
+        "Four images, each four times"
+        def __iter__(self): return iter([60, 61, 62, 63]*4)
+        def __len__(self): return 16
+    s = eval(sampler, dict(vars(data), MySampler=MySampler))
+    dl = data.DataLoader(data.TensorDataset(torch.arange(64)), batch_size=8, sampler=s)
+    ranks = [torch.cat([b[0] for b in StepShardedLoader(dl, r, 2)]) for r in range(2)]
+    assert sum(map(len, ranks)) == len(s) and set(torch.cat(ranks).tolist()) <= set(allowed)
+    assert len(StepShardedLoader(dl, 0, 2)) == -(-len(s)//16)
+
+
+def test_batches_that_cannot_be_shared_are_refused():
+    import torch.utils.data as data
+    from ekd_nb.core import EKDError
+    from ekd_nb.distributed import StepShardedLoader
+    class Stream(data.IterableDataset):
+        def __iter__(self): return iter(range(4))
+    for dl in (data.DataLoader(list(range(8)), batch_sampler=[[0, 1], [2]]), data.DataLoader(Stream(), batch_size=2)):
+        with pytest.raises(EKDError, match='cannot share'): StepShardedLoader(dl, 0, 2)

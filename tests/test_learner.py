@@ -8,7 +8,8 @@ from compat import SMALL, Net, data, dls, learner, teachers, trained
 from fastai.learner import Learner, load_learner
 from ekd_nb.core import EKDError
 from ekd_nb.data import image_dls, stratified_subset
-from ekd_nb.learner import ekd_learner, first_batch, teacher_learner
+from ekd_nb.learner import ekd_learner, teacher_learner
+from ekd_nb.preflight import first_batch
 from ekd_nb.losses import EKDLoss
 from ekd_nb.student import StudentOutput
 from ekd_nb.teachers import TeacherEnsemble
@@ -138,3 +139,135 @@ def test_branches_are_the_default_and_both_kinds_survive_saving(split, trunk, tm
     for k in (l.model.n_branches, 1):
         student = l.model.keep(k)
         assert torch.equal(load_student(save_student(student, tmp_path/str(k)))(x), student.eval()(x))
+
+# ---- loss functions and numbers
+
+def fit(l, n=1, lr=1e-2, **kw):
+    with l.no_bar(), l.no_logging(): l.fit(n, lr, **kw)
+    return l
+
+
+def mine(pred, y): return F.cross_entropy(pred.logits, y)
+def with_reduction(pred, y, reduction='mean'): return F.cross_entropy(pred.branches[0], y, reduction=reduction)
+
+
+@pytest.mark.parametrize('func, ts', [(mine, None), (mine, []), (with_reduction, [])])
+def test_a_function_as_loss(func, ts):
+    l = ekd_learner(dls(), SMALL, teachers() if ts is None else None, n_branches=2, loss_func=func)
+    fit(l)
+    z, y = l.get_preds(act=lambda z: z)
+    assert abs(F.cross_entropy(z, y).item()-l.validate()[0]) < 1e-4
+    assert l.get_preds(with_loss=True)[2].shape == (len(y),)
+
+
+def test_a_function_with_mixup():
+    from fastai.callback.mixup import MixUp
+    fit(ekd_learner(dls(), SMALL, None, n_branches=2, loss_func=with_reduction, cbs=MixUp()))
+    l = ekd_learner(dls(), SMALL, None, n_branches=2, loss_func=mine, cbs=MixUp())
+    with pytest.raises(EKDError, match='mine gives no loss of each image'): fit(l)
+
+
+def mean_loss_and_parts(l):
+    from fastai.callback.core import Callback
+    class Total(Callback):
+        order, run_valid, sum, n = 20, False, 0., 0
+        def after_loss(self): self.sum, self.n = self.sum+float(self.learn.loss.detach())*len(self.xb[0]), self.n+len(self.xb[0])
+    fit(l, cbs=(t := Total()))
+    row = dict(zip(l.recorder.metric_names[1:], l.recorder.values[-1]))
+    return t.sum/t.n, sum(row[k] for k in l.loss_func.term_names)
+
+
+@pytest.mark.parametrize('name', ['MixUp', 'CutMix', None])
+@pytest.mark.parametrize('labels_only', [True, False])
+def test_parts_are_mixed_like_the_loss(name, labels_only):
+    import fastai.callback.mixup as mixup
+    kw = dict(ts=None, loss_func=EKDLoss(1., 0., 0.)) if labels_only else dict(loss_func=EKDLoss(.5, .5, 2.))
+    total, parts = mean_loss_and_parts(learner(dls(n=6), cbs=getattr(mixup, name)(1.) if name else None, **kw))
+    assert abs(total-parts) < 1e-4
+
+
+@pytest.mark.parametrize('kw', [dict(label_smoothing=.3), dict(weight=torch.arange(1., 11.)), dict(label_smoothing=.1, weight=[2.]+[1.]*9)])
+def test_validation_loss_has_no_smoothing_and_no_weights(kw):
+    l = fit(learner(loss_func=EKDLoss(1., 0., 0., **kw)), 2)
+    z, y = l.get_preds(act=lambda z: z)
+    assert abs(F.cross_entropy(z, y).item()-l.validate()[0]) < 1e-4
+
+
+def test_class_weights_are_those_of_pytorch():
+    torch.manual_seed(0)
+    z, y, w = torch.randn(12, 10), torch.arange(12)%10, torch.rand(10)+.1
+    for smoothing in (0., .2):
+        loss = EKDLoss(1., 0., 0., weight=w, label_smoothing=smoothing)
+        want = F.cross_entropy(z, y, w, label_smoothing=smoothing)
+        assert torch.allclose(loss(StudentOutput(z, z[None]), y), want)
+        loss.reduction = 'none'
+        want = F.cross_entropy(z, y, w, label_smoothing=smoothing, reduction='none')
+        assert torch.allclose(loss(StudentOutput(z, z[None]), y), want)
+
+
+# ---- weights that change
+
+def test_schedules_of_every_number_are_shown():
+    from fastai.callback.schedule import SchedCos, SchedLin
+    loss = EKDLoss(alpha=SchedLin(.1, .2), beta=lambda share: 1-share, gamma=SchedCos(6, 0), tau=SchedLin(4, 2), lam=SchedLin(1, 0))
+    l = fit(learner(dls(n=8, bs=16), loss_func=loss), 2)   # 5 batches an epoch
+    row = dict(zip(l.recorder.metric_names[1:], l.recorder.values[-1]))
+    share = .9   # of the training before the last batch
+    assert [round(row[k], 5) for k in ('alpha', 'beta', 'tau', 'lam')] == [.19, .1, 2.2, .1]
+    assert abs(row['gamma']-SchedCos(6, 0)(share)) < 1e-5
+
+
+def test_a_weight_set_later_is_used():
+    a, b = learner(loss_func=EKDLoss(gamma=1.)), learner(loss_func=EKDLoss(gamma=1.))
+    b.model.load_state_dict(a.model.state_dict())
+    b.loss_func.gamma = 3.
+    x, y = (o.as_subclass(torch.Tensor) for o in first_batch(a.dls))
+    def hint(l):
+        pred = l.model.train()(x)._replace(teacher=a.distill.teachers(x))
+        return l.loss_func(pred, y) and l.loss_func.last_terms['hint'].item()
+    assert abs(hint(b)-3*hint(a)) < 1e-4*hint(b)
+
+
+def test_a_hint_that_was_off_is_refused_later():
+    l = learner(loss_func=EKDLoss())
+    l.loss_func.gamma = 1.
+    with pytest.raises(EKDError, match='make the Learner with gamma above 0'): fit(l)
+    with pytest.raises(EKDError, match='beta: got -2'): l.loss_func.beta = -2
+
+
+# ---- fewer branches
+
+def test_keep_trains_validates_and_exports(tmp_path):
+    l = fit(learner(dls(n=6), n_branches=3, memo=True, path=tmp_path))
+    x = l.dls.valid.one_batch()[0]
+    for which, idx in ((2, [0, 1]), (1, [0]), ([2], [2])):
+        k = l.keep(which)
+        assert torch.equal(k.model.eval()(x), l.model.eval().keep(which)(x))
+        fit(k)
+        branches = [n for n in k.recorder.metric_names if n.startswith('branch_')]
+        assert len(branches) == (len(idx) if len(idx)>1 else 0)
+        assert k.loss_func.assign == [i%2 for i in idx] and k.model.projections is not None
+        k.validate(); k.export('k.pkl')
+        m = load_learner(tmp_path/'k.pkl')
+        assert torch.allclose(m.model.eval()(x), k.model.eval()(x))
+    assert l.loss_func.assign is None and l.model.n_branches == 3
+
+
+def test_a_learner_as_student():
+    from ekd_nb.models import get_model
+    a = fit(learner())
+    b = ekd_learner(a.dls, a, teachers()[:1], loss_func=EKDLoss(gamma=1.))   # hints of one teacher: other projections
+    x = a.dls.valid.one_batch()[0]
+    assert torch.equal(a.model.eval()(x), b.model.eval()(x)) and b.model is not a.model
+    fit(b)
+    plain = teacher_learner(a.dls, get_model(SMALL, 10, 1))
+    c = ekd_learner(a.dls, plain, teachers())
+    assert c.model.n_branches == 2
+    with pytest.raises(EKDError, match='keep: got'): plain.keep(1)
+
+
+def test_a_student_with_fewer_branches_put_into_a_learner():
+    l = fit(learner())
+    l.model = l.model.keep(1)
+    l.validate()
+    assert l.recorder.values

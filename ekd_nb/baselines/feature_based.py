@@ -23,7 +23,7 @@ class FeatureLoss(SingleStudentLoss):
     "A method that compares the last feature maps, beside soft targets"
     defaults,kd_weight,uses = dict(weight=1.),1.,'features'
     @property
-    def gamma(self): return self.beta   # above 0: the teachers are asked for features
+    def needs_features(self): return self.peak('beta')>0
 
     def concat_features(self, features): return torch.cat([features[i] for i in self.teacher_idxs(len(features))], 1)
     def select_inputs(self, pred, z, t): return upcast(pred.features[0]),upcast(self.concat_features(pred.teacher.features).detach())

@@ -1,0 +1,104 @@
+"What is checked before training, and how often data, teachers and student are run for it"
+import sys, warnings
+from pathlib import Path
+import pytest, torch
+from torch import nn
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, SubsetRandomSampler, TensorDataset
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
+from compat import SMALL, Net, dls, learner, teachers
+from fastai.data.core import DataLoaders
+from ekd_nb.core import EKDError
+from ekd_nb.learner import ekd_learner
+from ekd_nb.losses import EKDLoss
+from ekd_nb.models import get_model
+from ekd_nb.preflight import first_batch, preflight
+
+warnings.filterwarnings('ignore')
+LABELS = EKDLoss(1., 0., 0.)
+
+
+class Counted(nn.Module):
+    "A network that counts the batches and images it sees"
+    def __init__(self, net): super().__init__(); self.net, self.seen = net, []
+    def forward(self, x): self.seen.append(len(x)); return self.net(x)
+
+
+class Loader(DataLoader):
+    "Counts passes that were begun"
+    begun = 0
+    def __iter__(self): self.begun += 1; return super().__iter__()
+
+
+def loader(n=65, cls=DataLoader, size=8, **kw): return cls(TensorDataset(torch.randn(n, 1, size, size), torch.arange(n)%10), **kw)
+def loaders(dl): return DataLoaders(dl, loader(20, batch_size=10))
+
+
+def test_one_batch_is_drawn_and_each_teacher_runs_once_on_eight_images():
+    dl = loader(64, Loader, batch_size=16)
+    l = ekd_learner(loaders(dl), SMALL, [Counted(t) for t in teachers()], n_out=10, loss_func=EKDLoss(gamma=1.))
+    assert dl.begun == 1
+    assert [t.seen for t in l.distill.teachers.models] == [[8], [8]]
+    with l.no_bar(), l.no_logging(): l.fit(1, 1e-2)
+    assert dl.begun == 2, 'no batch is drawn to check what is checked'
+    assert [t.seen for t in l.distill.teachers.models] == [[8]+[16]*4]*2
+
+
+def test_the_student_runs_once_on_eight_images():
+    from ekd_nb.student import branched_student
+    s = branched_student(SMALL, 2, 10, in_channels=1, size=8)
+    s.trunk = Counted(s.trunk)
+    learner(arch=s, loss_func=EKDLoss(gamma=1.))
+    assert s.trunk.seen == [8]
+
+
+# ---- batches
+
+@pytest.mark.parametrize('kw, says', [
+    (dict(sampler=SubsetRandomSampler(range(64)), batch_size=16), None),
+    (dict(sampler=SubsetRandomSampler(range(33)), batch_size=16), '33 images, bs=16'),
+    (dict(sampler=SubsetRandomSampler(range(33)), batch_size=16, drop_last=True), None),
+    (dict(batch_sampler=BatchSampler(SequentialSampler(range(33)), 16, False)), '33 images'),
+    (dict(batch_size=1), '65 images, bs=1'),
+    (dict(batch_size=16), '65 images, bs=16'),
+])
+def test_a_batch_of_one_image(kw, says):
+    "What the sampler draws counts, not the size of the data set"
+    import torchvision.models as tv
+    ds = TensorDataset(torch.randn(65, 3, 32, 32), torch.arange(65)%4)
+    d = DataLoaders(DataLoader(ds, **kw), DataLoader(ds, batch_size=16))
+    def go():
+        l = ekd_learner(d, lambda: tv.resnet18(num_classes=4), n_branches=2, n_out=4, split='layer3', loss_func=LABELS)
+        if not says and kw.get('batch_size'): return l
+    if says is None: go()
+    else:
+        with pytest.raises(EKDError, match=says): go()
+
+
+def test_exactly_images_and_labels():
+    x, y = torch.randn(32, 1, 8, 8), torch.arange(32)%10
+    for tensors, n in (((x, y, torch.arange(32)), 3), ((x,), 1), ((x, y, y, y), 4)):
+        d = DataLoaders(*[DataLoader(TensorDataset(*tensors), batch_size=8)]*2)
+        with pytest.raises(EKDError, match=f'a batch has {n} items .*, expected two: images and labels'): first_batch(d)
+
+
+# ---- classes and weights
+
+def test_classes_come_from_the_width_of_the_teachers_answer():
+    class Odd(nn.Module):
+        "A layer that forward does not use comes last"
+        def __init__(self): super().__init__(); self.net, self.ssl = Net(10), nn.Linear(8, 32)
+        def forward(self, x): return self.net(x)
+    assert preflight(loaders(loader(batch_size=16)), EKDLoss(), [Odd()]).n_out == 10
+
+
+def test_class_weights_fit_the_classes():
+    with pytest.raises(EKDError, match='got 3 class weights, expected one for each of the 10 classes'):
+        learner(ts=[Net()], loss_func=EKDLoss(weight=[1., 2., 3.]))
+
+
+def test_what_a_preflight_has_found():
+    found = preflight(dls(), EKDLoss(gamma=1.), teachers())
+    assert (found.n_out, found.n_teachers, list(found.probe.logits.shape)) == (10, 2, [2, 8, 10])
+    assert torch.equal(found.probe.idx, found.x.key.idx[:8])
+    found = preflight(dls(), LABELS)
+    assert found.teachers is None and found.probe is None
