@@ -25,7 +25,7 @@ from .features import find_features, forward_with_features
 from .student import TupleFromList
 from .teacher_files import class_names, data_stats, load_teacher, manifest_path, read_manifest, save_teacher
 
-# %% ../nbs/05_teachers.ipynb #c8739665
+# %% ../nbs/05_teachers.ipynb #fc3c8857
 _all_ = ['load_teacher', 'manifest_path', 'read_manifest', 'save_teacher']
 
 # %% ../nbs/05_teachers.ipynb #15ddd272
@@ -35,7 +35,8 @@ def _copied(source, entry):
     for m in source.modules():   # old weight_norm keeps a computed weight, which cannot be copied
         for k,v in list(vars(m).items()):
             if isinstance(v, Tensor) and not v.is_leaf: vars(m)[k] = v.detach()
-    try: return copy.deepcopy(source).eval()
+    try:
+        with torch.no_grad(): return copy.deepcopy(source).eval()   # traced networks copy by computing
     except Exception as e: raise EKDError(f'{entry} ({type(source).__name__}) cannot be copied ({str(e).splitlines()[0]})') from None
 
 def as_teacher(
@@ -54,7 +55,7 @@ def as_teacher(
     if dls is not None: model.manifest = dict(classes=class_names(dls), stats=data_stats(dls))
     return model
 
-# %% ../nbs/05_teachers.ipynb #9d2298ac
+# %% ../nbs/05_teachers.ipynb #da863025
 def run_network(
     model:nn.Module, # a classifier
     x:Tensor, # images, [B,channels,H,W]
@@ -125,7 +126,7 @@ class TeacherEnsemble(nn.Module):
         zs,fs = zip(*[self._forward_one(i, x) for i in range(len(self))])
         return TeacherOutput(torch.stack(zs), fs if self.feature_grid else ())
 
-# %% ../nbs/05_teachers.ipynb #85887005
+# %% ../nbs/05_teachers.ipynb #6922e406
 @patch
 def _check_arguments(self:TeacherEnsemble):
     n,grid = len(self.models),self.feature_grid
@@ -147,12 +148,19 @@ def feature_spot(self:TeacherEnsemble,
     return self._spots[i][1]
 
 @patch
-def _forward_one(self:TeacherEnsemble, i, x):
-    model,cm = self.models[i],self.class_maps[i]
+def _forward_raw(self:TeacherEnsemble, i, x):
+    "Logits in the teacher's own classes, and its pooled features or None"
     spot = self.feature_spot(i, x) if self.feature_grid else None
-    z,f = forward_with_features(model, x, spot, run_network) if spot else (run_network(model, x), None)
-    z = z if cm is None else z[:, torch.as_tensor(cm, device=z.device)]
-    return z,None if f is None else F.adaptive_avg_pool2d(f, self.feature_grid)
+    if spot is None: return run_network(self.models[i], x),None
+    z,f = forward_with_features(self.models[i], x, spot, run_network)
+    return z,F.adaptive_avg_pool2d(f, self.feature_grid)
+
+@patch
+def _forward_one(self:TeacherEnsemble, i, x):
+    z,f = self._forward_raw(i, x)
+    return _mapped(z, self.class_maps[i]),f
+
+def _mapped(z, class_map): return z if class_map is None else z[:, torch.as_tensor(class_map, device=z.device)]
 
 # %% ../nbs/05_teachers.ipynb #e59e6ca7
 MAX_LOGIT = 1e4 # logits beyond this leave a softmax nothing but its largest entry
@@ -160,32 +168,38 @@ MAX_LOGIT = 1e4 # logits beyond this leave a softmax nothing but its largest ent
 def check_teachers(
     teachers:TeacherEnsemble,
     x:Tensor, # one batch, normalised as in training, [B,channels,H,W]
-    n_out:int, # classes of the data
+    n_out:int=None, # classes of the data; `None`: as many as the first teacher has
     features:bool=False, # does the loss need features?
 )->TeacherOutput:
     "The teachers' outputs for `x`, or an error that names the teacher that does not fit"
     if features and not teachers.feature_grid:
         raise EKDError('teachers: feature_grid=0 gives no features, the loss wants them; set gamma=0 or feature_grid=1')
-    for i,(name,m,cm) in enumerate(zip(teachers.names, teachers.models, teachers.class_maps)):
+    zs,fs = [],[]
+    for i,(name,cm) in enumerate(zip(teachers.names, teachers.class_maps)):
         entry = f'teachers: entry {i} ({name})'
-        z = _forward_checked(entry, m, x)
+        z,f = _forward_checked(entry, teachers, i, x)
+        n_out = n_out or (z.shape[1] if cm is None else len(cm))
         _check_classes(entry, z.shape[1], cm, n_out)
         if not z.isfinite().all(): raise EKDError(f'{entry} gives logits that are not finite (NaN or infinity) on the first batch')
         top = z.abs().max().item()
         if top>MAX_LOGIT: warnings.warn(f'{entry} gives logits of up to {top:.1e}; are its weights and normalisation right?')
-        if features and teachers.feature_spot(i, x) is None: raise EKDError(f'{entry} has no feature layer to learn from; set gamma=0')
-    return teachers(x)
+        if features and f is None: raise EKDError(f'{entry} has no feature layer to learn from; set gamma=0')
+        zs.append(_mapped(z, cm))
+        fs.append(f)
+    return TeacherOutput(torch.stack(zs), tuple(fs) if teachers.feature_grid else ())
 
 def _check_classes(entry, n, cm, n_out):
     got,hint = (n, ': pass class_maps') if cm is None else (len(cm), ' (after its class map)')
     if got!=n_out: raise EKDError(f'{entry} has {got} classes, the data has {n_out}{hint}')
     if cm is not None and max(cm)>=n: raise EKDError(f'{entry}: class map has index {max(cm)}, the teacher {n} classes')
 
-# %% ../nbs/05_teachers.ipynb #1b127b5e
-def _forward_checked(entry, m, x):
-    "Logits of one teacher, or one sentence about why there are none"
+# %% ../nbs/05_teachers.ipynb #2e8c94ed
+def _forward_checked(entry, teachers, i, x):
+    "Logits and features of one teacher, or one sentence about why there are none"
+    m = teachers.models[i]
     try:
-        with torch.no_grad(): z = run_network(m, x)
+        with torch.no_grad(): z,f = teachers._forward_raw(i, x)
+    except EKDError: raise
     except Exception as e:
         conv = None if isinstance(m, TeacherAdapter) else next((c for c in m.modules() if isinstance(c, nn.Conv2d)), None)
         if conv is not None and conv.in_channels!=x.shape[1]:
@@ -195,9 +209,9 @@ def _forward_checked(entry, m, x):
         raise EKDError(f'{entry} cannot process images of shape {list(x.shape[1:])}: {why}{resize}') from None
     if not isinstance(z, Tensor) or z.ndim!=2:
         raise EKDError(f'{entry} returns {type(z).__name__}{list(getattr(z, "shape", []))}, expected logits [B,C]')
-    return z
+    return z,f
 
-# %% ../nbs/05_teachers.ipynb #ffaac272
+# %% ../nbs/05_teachers.ipynb #2d7ee844
 def compute_dtype(
     x:Tensor, # the teachers' input
 )->str: # 'float32', 'bfloat16', …
@@ -222,7 +236,7 @@ def check_batch_independent(
         raise EKDError(f'{argument}: outputs of teacher {i} ({name}) depend on the rest of the batch or change from call to call (by {far:.2g}), '
                        'as with BatchNorm without running statistics or dropout that is always on; expected one output for each image')
 
-# %% ../nbs/05_teachers.ipynb #a19c9b86
+# %% ../nbs/05_teachers.ipynb #923ef69a
 def _adapter_config(teachers):
     "What adapters do to images: it is part of a teacher, but not of its weights"
     adapters = [m for m in teachers.modules() if isinstance(m, TeacherAdapter)] if hasattr(teachers, 'modules') else []

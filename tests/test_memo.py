@@ -1,10 +1,12 @@
 "What a memo does when disk or memory run out, and that nothing half-written is ever believed"
 import subprocess, sys, textwrap, warnings
+from pathlib import Path
 import pytest, torch
 from torch import nn
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
 from ekd_nb.core import EKDError
 from ekd_nb.data import ViewKey, ViewSet
-from ekd_nb.memo import TeacherMemo, free_memory, load_memo, save_memo
+from ekd_nb.memo import TeacherMemo, ViewIndex, free_memory, load_memo, save_memo
 from ekd_nb.teachers import TeacherEnsemble
 
 VIEWS = ViewSet(1, False)
@@ -111,3 +113,52 @@ def test_every_cut_is_refused(tmp_path, teachers):
         fresh = memo_of(teachers)
         with pytest.raises(EKDError): load_memo(fresh, path)
         assert fresh.table is None and not fresh.n_filled.any()
+
+
+def test_teachers_that_look_at_the_batch_are_refused(teachers):
+    unsteady = TeacherEnsemble([nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64, track_running_stats=False), nn.Linear(64, 10)), net()], feature_grid=0)
+    with pytest.raises(EKDError, match='teacher 0 .* depend on the rest of the batch'): ask(memo_of(unsteady), range(8))
+    x = torch.randn(8, 1, 8, 8)
+    with pytest.raises(EKDError, match='depend on the rest of the batch'): memo_of(unsteady).check_compatible(unsteady, [0], VIEWS, x=x)
+    memo_of(teachers).check_compatible(teachers, [0], VIEWS, x=x)
+
+
+class Noisy(nn.Module):
+    def forward(self, x): return torch.nn.functional.dropout(x.flatten(1)[:, :10], .3)
+
+
+def test_teachers_that_draw_random_numbers_are_refused():
+    with pytest.raises(EKDError, match='from call to call'): ask(memo_of(TeacherEnsemble([Noisy()], feature_grid=0)), range(8))
+
+
+@pytest.mark.parametrize('kind', ['bfloat16', 'quantised'])
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+def test_memo_of_teachers_of_other_types_is_saved(kind, tmp_path):
+    torch.manual_seed(0)
+    model = net().bfloat16() if kind == 'bfloat16' else torch.ao.quantization.quantize_dynamic(net(), {nn.Linear})
+    memo = memo_of(TeacherEnsemble([model], feature_grid=0))
+    first = ask(memo, range(20))
+    again = load_memo(memo_of(TeacherEnsemble([model], feature_grid=0)), save_memo(memo, tmp_path/'m.safetensors'))
+    assert torch.equal(ask(again, range(20)).logits, first.logits) and again.misses == 0
+
+
+def test_checkpoints_of_a_run_with_bf16_teachers(tmp_path):
+    from compat import SMALL, dls
+    from ekd_nb.checkpoint import Checkpoint
+    from ekd_nb.learner import ekd_learner
+    from ekd_nb.models import get_model
+    from ekd_nb.speed import optimize_teachers
+    l = ekd_learner(dls(n_views=1), SMALL, optimize_teachers([get_model(SMALL, 10, 1)], 'bfloat16'), memo=True, cbs=Checkpoint(tmp_path))
+    with l.no_bar(), l.no_logging(): l.fit(2, 1e-3)
+    assert (tmp_path/'memo.safetensors').is_file() and l.distill.memo.hits == 40
+
+
+def test_index_gives_each_view_a_slot_of_its_own():
+    index = ViewIndex([3, 7], VIEWS, n_views=2)
+    rows = index.rows(torch.tensor([7, 7, 3, 7]))
+    views = torch.tensor([1, 2, 1, 1])
+    which, _ = index.add(rows, views)
+    assert len(which) == 2 and index.n_filled.tolist() == [1, 1]
+    index.add(rows[:1], torch.tensor([5])); index.add(rows[:1], torch.tensor([6]))
+    assert index.n_filled.tolist() == [1, 2] and (index.view_to_slot>=0).sum() == 3
+    with pytest.raises(EKDError, match='image 4 is not among'): index.rows([4])

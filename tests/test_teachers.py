@@ -1,6 +1,7 @@
 "Teachers: sources, adapter, files"
-import json, sys, warnings
+import copy, hashlib, json, random, sys, warnings
 from pathlib import Path
+import numpy as np
 import pytest, torch
 import torch.nn.functional as F
 from torch import nn
@@ -8,7 +9,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
 from compat import SMALL, Net, dls
 from ekd_nb.core import EKDError, digest_matches, add_digest, write_atomic
 from ekd_nb.models import get_model
-from ekd_nb.teachers import TeacherAdapter, TeacherEnsemble, check_teachers, load_teacher, read_manifest, save_teacher
+from ekd_nb.features import find_features, forward_with_features
+from ekd_nb.judge import class_map, judge_teachers, match_teachers
+from ekd_nb.recipes import named_here
+from ekd_nb.teachers import (TeacherAdapter, TeacherEnsemble, as_teacher, check_teachers, load_teacher, read_manifest, save_teacher,
+                             teachers_fingerprint)
 
 
 def test_copies_not_the_caller_s_network():
@@ -93,3 +98,278 @@ def test_class_map_picks_columns():
     e = TeacherEnsemble([net], class_maps=[[7, 3]])
     x = torch.rand(4, 1, 8, 8)
     assert torch.equal(check_teachers(e, x, 2).logits[0], net(x)[:, [7, 3]])
+
+
+# ---- which map is the last one
+
+def hint_width(model, x):
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return list(TeacherEnsemble([model])(x).features[0].shape)
+
+
+def test_map_of_torchvision_networks():
+    from torchvision.models import densenet121, squeezenet1_1
+    x = torch.randn(2, 3, 64, 64)
+    net = densenet121(num_classes=4).eval()
+    assert hint_width(net, x) == [2, net.classifier.in_features, 1, 1]
+    net = squeezenet1_1(num_classes=4).eval()
+    assert hint_width(net, x) == [2, net.classifier[1].in_channels, 1, 1]
+
+
+@pytest.mark.parametrize('name, kw', [('swin_tiny_patch4_window7_224', dict(img_size=64, window_size=4)), ('nf_regnet_b0', {}), ('mambaout_femto', {})])
+def test_map_of_timm_networks(name, kw):
+    timm = pytest.importorskip('timm')
+    net = timm.create_model(name, num_classes=4, **kw).eval()
+    x = torch.randn(2, 3, 64, 64)
+    assert hint_width(net, x) == [2, net.num_features, 1, 1]
+    with torch.no_grad(): want = net.forward_features(x)
+    want = want if want.shape[1] == net.num_features else want.permute(0, 3, 1, 2)
+    assert torch.allclose(TeacherEnsemble([net])(x).features[0], want.mean((2, 3), keepdim=True), atol=1e-4)
+
+
+class LastChannels(nn.Module):
+    "Channels last, as many of them as rows and columns, a ReLU and a mean that are no layers"
+    def __init__(self):
+        super().__init__()
+        self.conv, self.mix, self.fc = nn.Conv2d(3, 8, 1), nn.Linear(8, 8), nn.Linear(8, 5)
+    def forward(self, x): return self.fc(F.relu(self.mix(self.conv(x).permute(0, 2, 3, 1))).mean((1, 2)))
+
+
+def test_map_of_a_network_of_ones_own():
+    net, x = LastChannels().eval(), torch.randn(3, 3, 8, 8)
+    spot = find_features(net, x)
+    assert (spot.layer, spot.layout, spot.relu) == ('mix', 'BHWC', True)
+    z, f = forward_with_features(net, x, spot)
+    assert torch.allclose(net.fc(f.mean((2, 3))), z, atol=1e-5)
+
+
+def test_map_that_cannot_be_told_is_refused():
+    class Peak(LastChannels):
+        def forward(self, x): return self.fc(self.mix(self.conv(x).permute(0, 2, 3, 1)).amax((1, 2)))
+    with pytest.raises(EKDError, match='which cannot be told'): find_features(Peak(), torch.randn(3, 3, 8, 8))
+    assert find_features(Peak(), torch.randn(3, 3, 16, 16)).layout == 'BHWC'
+
+
+# ---- odd teachers
+
+class Unused(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net, self.other = get_model(SMALL, 4), nn.Linear(64, 32)
+    def forward(self, x): return self.net(x)
+
+
+def weight_normed():
+    net = nn.Sequential(nn.Flatten(), torch.nn.utils.weight_norm(nn.Linear(192, 4)))
+    net(torch.zeros(1, 3, 8, 8))
+    return net
+
+
+ODD = dict(unused=Unused, compiled=lambda: torch.compile(get_model(SMALL, 4), backend='eager'), half=lambda: get_model(SMALL, 4).half(),
+           double=lambda: get_model(SMALL, 4).double(), weight_norm=weight_normed, parallel=lambda: nn.DataParallel(get_model(SMALL, 4)),
+           traced=lambda: torch.jit.trace(get_model(SMALL, 4).eval(), torch.randn(2, 3, 8, 8)),
+           quantised=lambda: torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), {nn.Linear}))
+
+@pytest.mark.parametrize('kind', ODD)
+@pytest.mark.filterwarnings('ignore')
+def test_odd_teachers(kind):
+    torch.manual_seed(0)
+    net, x = ODD[kind]().eval(), torch.randn(4, 3, 8, 8)
+    dtype = next((p.dtype for p in net.parameters()), x.dtype)
+    for grid in (0, 1):
+        e = TeacherEnsemble([net], feature_grid=grid)
+        out = check_teachers(e, x)
+        with torch.no_grad(): assert torch.allclose(out.logits[0], net(x.to(dtype)).float(), atol=1e-3)
+        assert out.logits.dtype is torch.float32 and len(teachers_fingerprint(e)) == 64
+    if kind == 'traced':
+        with pytest.raises(EKDError, match='no feature layer.*set gamma=0'): check_teachers(e, x, features=True)
+
+
+def test_fingerprint_is_that_of_older_files():
+    e = TeacherEnsemble([get_model(SMALL, 10, 1)])
+    h = hashlib.sha256(json.dumps([[None], 1]).encode())
+    for k, v in e.state_dict().items():
+        h.update(k.encode())
+        h.update(v.contiguous().numpy().tobytes())
+    assert teachers_fingerprint(e) == h.hexdigest()
+
+
+def test_fingerprint_sees_quantised_weights_and_adapters():
+    torch.manual_seed(0)
+    quantised = [TeacherEnsemble([ODD['quantised']()]) for _ in range(2)]
+    assert teachers_fingerprint(quantised[0]) == teachers_fingerprint(copy.deepcopy(quantised[0])) != teachers_fingerprint(quantised[1])
+    net = get_model(SMALL, 10, 1)
+    a, b = (TeacherEnsemble([TeacherAdapter(net, ((m,), (1.,)), ((0.,), (1.,)))]) for m in (.1, .2))
+    assert teachers_fingerprint(a) != teachers_fingerprint(b)
+
+
+# ---- teachers and data
+
+def four_classes(order, stats=None):
+    "The same pictures, classes numbered as `order`, with names"
+    from ekd_nb.data import ImageArrays, ViewSet, image_dls
+    r = np.random.default_rng(0)
+    y = np.arange(128)%4
+    x = r.integers(0, 80, (128, 8, 8, 3), dtype=np.uint8)
+    x[np.arange(128), :, :, y%3] += (60+100*(y//3)).astype(np.uint8)[:, None, None]
+    names = [f'class{order.index(i)}' for i in range(4)]
+    data = ImageArrays.from_arrays('toy', x, np.array(order)[y], x[:64].copy(), np.array(order)[y[:64]], names, ViewSet(1, True))
+    if stats: data.__dict__['stats'] = stats
+    return image_dls(data, bs=32, device='cpu')
+
+
+@pytest.fixture(scope='module')
+def learner():
+    from ekd_nb.learner import teacher_learner
+    torch.manual_seed(0)
+    l = teacher_learner(four_classes([3, 2, 1, 0]), 'resnet8-w8')
+    with l.no_bar(), l.no_logging(): l.fit(6, 1e-2)
+    return l
+
+
+def test_classes_in_another_order_are_mapped(learner, capsys):
+    dls = four_classes([0, 1, 2, 3])
+    e = TeacherEnsemble([learner])
+    before = judge_teachers(e, dls)[0]
+    e = e.check(dls)
+    assert 'in another way' in capsys.readouterr().out
+    after = judge_teachers(e, dls)[0]
+    assert before.accuracy < .2 and any('near chance' in r for r in before.remarks)
+    assert after.accuracy > .9 and not after.remarks and e.class_maps == [[3, 2, 1, 0]]
+    assert match_teachers(e, dls) is e
+
+
+def test_the_manifest_remembers_classes_and_normalisation(learner, tmp_path):
+    path = save_teacher(learner, tmp_path/'t.safetensors', accuracy=.99)
+    dls = four_classes([0, 1, 2, 3], stats=(np.array([.1]*3), np.array([.9]*3)))
+    as_file, as_module = TeacherEnsemble([path]), TeacherEnsemble([learner.model], class_maps=[[3, 2, 1, 0]])
+    assert judge_teachers(as_module, dls)[0].accuracy < .9
+    said = []
+    e = as_file.check(dls, log=said.append)
+    assert isinstance(e.models[0], TeacherAdapter) and judge_teachers(e, dls)[0].accuracy > .9
+    assert [('another way' in str(o)) for o in said] == [True, True, False]
+
+
+def test_far_below_the_manifest(learner, tmp_path):
+    path = save_teacher(learner.model, tmp_path/'t.safetensors', accuracy=.99)
+    v = judge_teachers(TeacherEnsemble([path], class_maps=[[3, 2, 0, 1]]), four_classes([0, 1, 2, 3]))[0]
+    assert any('far below the 99.0% of its manifest' in r for r in v.remarks)
+
+
+def test_trial_changes_nothing(learner):
+    from torch.utils.data import DataLoader, TensorDataset
+    from fastai.data.core import DataLoaders
+    loaders = DataLoaders(*[DataLoader(TensorDataset(torch.rand(20, 3, 8, 8), torch.arange(20)%4), batch_size=8, shuffle=True) for _ in range(2)])
+    for dls in (four_classes([0, 1, 2, 3]), loaders):
+        torch.manual_seed(0); random.seed(0); np.random.seed(0)
+        want = torch.rand(1), random.random(), np.random.rand()
+        torch.manual_seed(0); random.seed(0); np.random.seed(0)
+        epoch = getattr(dls.train, 'epoch', None)
+        assert len(judge_teachers(TeacherEnsemble([learner]), dls)) == 1
+        assert (torch.rand(1), random.random(), np.random.rand()) == want and getattr(dls.train, 'epoch', None) == epoch
+
+
+def test_softmax_dropout_and_unknown_classes(learner):
+    class Wobbly(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = learner.model
+        def forward(self, x): return F.dropout(self.net(x), .5)
+    dls = four_classes([3, 2, 1, 0])
+    soft, wobbly = judge_teachers(TeacherEnsemble([nn.Sequential(learner.model, nn.Softmax(1)), Wobbly()], feature_grid=0), dls)
+    assert any('rows sum to 1' in r for r in soft.remarks) and any('from call to call' in r for r in wobbly.remarks)
+    dls.train.dataset.vocab = ['class0', 'cow', 'class2', 'hen']
+    with pytest.raises(EKDError, match=r'does not know 2 of the 4 classes of the data \(cow, hen\)'): TeacherEnsemble([learner]).check(dls)
+    assert class_map(['a', 'b'], ['0', '1']) is None
+
+
+# ---- any teacher can be saved
+
+def round_trip(model, tmp_path, x, **kw): # `x`: images to compare on
+    net = model.model if hasattr(model, 'dls') else model
+    path = save_teacher(model, tmp_path/'t.safetensors', x=x, **kw)
+    with torch.no_grad(): assert torch.allclose(load_teacher(path)(x), net.cpu().eval()(x), atol=1e-5)
+    return read_manifest(path)
+
+
+def test_vision_learner_is_saved(tmp_path):
+    from fastai.vision.all import CrossEntropyLossFlat, vision_learner
+    from torchvision.models import resnet18
+    dls = four_classes([3, 2, 1, 0])
+    l = vision_learner(dls, resnet18, pretrained=False, normalize=False, loss_func=CrossEntropyLossFlat(), lin_ftrs=[32], ps=.1)
+    man = round_trip(l, tmp_path, torch.randn(4, 3, 8, 8))
+    assert man['n_out'] == 4 and man['classes'] == ['class3', 'class2', 'class1', 'class0'] and len(man['stats'][0]) == 3
+
+
+def test_timm_torchvision_and_plain_networks_are_saved(tmp_path):
+    from torchvision.models import mobilenet_v3_small, resnet18
+    x = torch.randn(4, 3, 32, 32)
+    if timm := pytest.importorskip('timm'): assert round_trip(timm.create_model('resnet10t', num_classes=5), tmp_path, x)['arch'] == 'resnet10t'
+    net = resnet18()
+    net.conv1, net.maxpool, net.fc = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity(), nn.Linear(512, 6)
+    assert set(round_trip(net, tmp_path, x)['build']['replace']) == {'conv1', 'maxpool', 'fc'}
+    net = mobilenet_v3_small(num_classes=7)
+    assert round_trip(net, tmp_path, x)['arch'] == 'mobilenet_v3_small'
+    round_trip(nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)), tmp_path, x)
+    round_trip(Net(3, 3), tmp_path, x)
+    with pytest.raises(EKDError, match='pass builder='): round_trip(Net(3, 3, width=6), tmp_path, x)
+    round_trip(Net(3, 3, width=6), tmp_path, x, builder=Net, builder_args=dict(n_out=3, in_channels=3, width=6))
+
+
+def make_net(scale=1.):
+    "A builder of one's own, which is no class"
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+        def forward(self, x): return scale*self.net(x)
+    return Scaled()
+
+
+def test_own_builder(tmp_path):
+    net, x = make_net(3.), torch.randn(3, 3, 2, 2)
+    with pytest.raises(EKDError, match='has no architecture name'): save_teacher(net, tmp_path/'t.safetensors', x=x)
+    with pytest.raises(EKDError, match='computes something else'): save_teacher(net, tmp_path/'t.safetensors', builder=make_net, x=x)
+    assert not list(tmp_path.iterdir())
+    man = round_trip(net, tmp_path, x, builder=make_net, builder_args=dict(scale=3.))
+    named_here.clear()   # as in another program
+    with pytest.raises(EKDError, match=r'expected load_teacher\(path, builder=make_net\)'): load_teacher(tmp_path/'t.safetensors')
+    assert torch.allclose(load_teacher(tmp_path/'t.safetensors', builder=make_net)(x), net(x))
+    assert man['build']['builder'].endswith('test_teachers.make_net')
+
+
+def test_a_file_cannot_name_any_function(tmp_path):
+    path = save_teacher(Net(10), tmp_path/'t.safetensors')
+    m = path.with_suffix('.json')
+    for name in ('os.system', 'fastai.learner.load_learner', 'torchvision.datasets.utils.download_url'):
+        info = json.loads(m.read_text())
+        info['build'] = dict(builder=name, args={})
+        m.write_text(json.dumps(add_digest(info)))
+        with pytest.raises(EKDError, match='the network is built by'): load_teacher(path)
+
+
+@pytest.mark.parametrize('name, says', [('export.pkl', 'exported Learner is a pickle'), ('model.pth', 'weights without their network')])
+def test_other_files_are_refused(tmp_path, name, says):
+    (tmp_path/name).write_bytes(b'x')
+    with pytest.raises(EKDError, match=says): TeacherEnsemble([tmp_path/name])
+
+
+def test_saving_draws_no_random_number(tmp_path):
+    torch.manual_seed(0)
+    want = torch.rand(1)
+    torch.manual_seed(0)
+    save_teacher(get_model(SMALL, 10, 1), tmp_path/'t.safetensors')
+    torch.manual_seed(0)
+    net = get_model(SMALL, 10, 1)
+    torch.manual_seed(0)
+    save_teacher(net, tmp_path/'t.safetensors')
+    assert torch.equal(torch.rand(1), want)
+
+
+def test_sets_of_pretrained_teachers():
+    from ekd_nb.pretrained import PRETRAINED_ARCHS, pretrained_paths, pretrained_teachers
+    assert tuple(pretrained_teachers('cifar10').names) == PRETRAINED_ARCHS == ('densenet_22_12', 'resnet20', 'wrn_16_2')
+    both = set(pretrained_paths('cifar10', which='small')), set(pretrained_paths('cifar10', which='large'))
+    assert not both[0] & both[1] and both[0] | both[1] == set(pretrained_paths('cifar10'))

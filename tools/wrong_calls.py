@@ -67,6 +67,10 @@ def saved(name, change=None, manifest=None):
     if manifest: p.with_suffix('.json').write_text(manifest(p.with_suffix('.json').read_text()))
     return p
 
+def unnamed():
+    class Local(Net): pass
+    return Local()
+
 class Payload:
     def __reduce__(self): return (Path.touch, (tmp()/'executed',))
 
@@ -143,7 +147,7 @@ def save(m, *a, **kw):
 
 wrong(W, "save_teacher(…, 't.pth')", "ends in '.safetensors'")(lambda: save(model(), tmp()/'t.pth'))
 wrong(W, "save_teacher(…, accuracy=91.3)", 'accuracy: got 91.3')(lambda: save(model(), tmp()/'t.safetensors', accuracy=91.3))
-wrong(W, "save_teacher(net of no known architecture)", 'has no architecture name')(lambda: save(Net(), tmp()/'t.safetensors'))
+wrong(W, "save_teacher(net of no known architecture)", 'has no architecture name')(lambda: save(unnamed(), tmp()/'t.safetensors'))
 wrong(W, "save_teacher(…, arch='resnet14') of a resnet8", 'not the weights of a resnet14')(lambda: save(model(), tmp()/'t.safetensors', arch='resnet14'))
 wrong(W, "save_teacher into a folder that is a file", 'cannot write')(lambda: (tmp()/'file').touch() or save(model(), tmp()/'file'/'t.safetensors'))
 
