@@ -18,7 +18,8 @@ import torch, torch.nn.functional as F
 from torch import nn, Tensor
 from .core import EKDError
 from .models import count_flops, count_params
-from .teachers import TeacherEnsemble, feature_layer
+from .features import find_features, forward_with_features
+from .teachers import TeacherEnsemble
 
 # %% ../nbs/13_evaluate.ipynb #ae7ff728
 def _validate_logits(logits, name='logits', ndim=2):
@@ -293,7 +294,7 @@ class MeanEnsemble(nn.Module):
 
 # %% ../nbs/13_evaluate.ipynb #9f001181
 def pooled_features(
-    model:nn.Module, # branched student, `TeacherEnsemble`, `MeanEnsemble` or a network with a `feature_layer`
+    model:nn.Module, # branched student, `TeacherEnsemble`, `MeanEnsemble` or a network whose features `find_features` sees
     x:Tensor         # images, float [B,C,H,W], normalised
 ) -> list: # float [B,F] for each branch, member, or for the one network
     "Last feature maps averaged over positions"
@@ -303,14 +304,9 @@ def pooled_features(
     members = getattr(model, 'models', None)
     if isinstance(members, TeacherEnsemble): members = members.models
     if isinstance(members, nn.ModuleList): return [f for m in members for f in pooled_features(m, x)]
-    layer, side = feature_layer(model)
-    if layer is None: raise EKDError(f"model: {type(model).__name__} has no feature layer: expected a network with `stages`, a pooling or a linear layer.")
-    seen = []
-    hook = layer.register_forward_hook(lambda m,i,o: seen.append(o if side=='output' else i[0]))
-    try: model(x)
-    finally: hook.remove()
-    f = seen[-1]
-    return [f.mean((2,3)) if f.ndim==4 else f.flatten(1)]
+    spot = find_features(model, x)
+    if spot is None: raise EKDError(f"model: {type(model).__name__} has no feature layer: expected a network with `stages`, a pooling or a linear layer.")
+    return [forward_with_features(model, x, spot)[1].mean((2,3))]
 
 # %% ../nbs/13_evaluate.ipynb #8e8949ed
 def teacher_similarity(

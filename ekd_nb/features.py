@@ -7,7 +7,7 @@ Docs: https://ekd-nb.github.io/ekd_nb/features.html.md"""
 # %% auto #0
 __all__ = ['Call', 'record_calls', 'FeatureSpot', 'find_features', 'forward_with_features']
 
-# %% ../nbs/04_features.ipynb #acf40a20
+# %% ../nbs/04_features.ipynb #80e7b204
 from typing import NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .core import EKDError, eval_mode
 from .models import StagedNet
 
-# %% ../nbs/04_features.ipynb #18df1c0f
+# %% ../nbs/04_features.ipynb #a0fac753
 class Call(NamedTuple):
     "One call of a layer while a network runs"
     name:str # of the layer
@@ -45,7 +45,7 @@ def record_calls(
         for h in hooks: h.remove()
     return calls,z
 
-# %% ../nbs/04_features.ipynb #b3401cb6
+# %% ../nbs/04_features.ipynb #f162fbf0
 def _is_linear(m):
     if isinstance(m, (nn.Linear, nn.Conv2d)) or 'Linear' in type(m).__name__: return True
     return isinstance(w := getattr(m, 'weight', None), Tensor) and w.ndim in (2, 4) and not any(m.children())
@@ -67,7 +67,7 @@ def _last_on_map(calls):
         return _is_linear(c.module) and (wide or _has_positions(c.input))
     return max((i for i,c in enumerate(calls) if on_map(c)), default=-1)
 
-# %% ../nbs/04_features.ipynb #4e5bd810
+# %% ../nbs/04_features.ipynb #b91b1a21
 class FeatureSpot(NamedTuple):
     "Where a network has its last feature map"
     layer:str # name of the layer
@@ -83,7 +83,7 @@ class FeatureSpot(NamedTuple):
         if self.layout=='BC': f = f.flatten(1)[:,:,None,None]
         return F.relu(f) if self.relu else f
 
-# %% ../nbs/04_features.ipynb #dcfd5277
+# %% ../nbs/04_features.ipynb #b7ca8260
 def _close(a, b):
     "Equal up to rounding?"
     if a.shape!=b.shape: return False
@@ -103,7 +103,7 @@ def _candidates(calls, start, end):
             t = getattr(c, side)
             if t.ndim==4 and (_has_positions(t) or _is_pool(c.module)) and t is not calls[0].input: yield i,side,t
 
-# %% ../nbs/04_features.ipynb #cb688ade
+# %% ../nbs/04_features.ipynb #9179e045
 def _by_value(calls, start, end):
     "The last map whose average, or else whose values, a later layer reads"
     for way in (_averaged, _flattened):
@@ -123,7 +123,7 @@ def _by_width(calls, start, end, widths):
             raise EKDError(f'teachers: the feature map {list(t.shape)} has its channels first or last, which cannot be told; expected another image size, or gamma=0')
         if first or last: return FeatureSpot(calls[i].name, side, 'BCHW' if first else 'BHWC')
 
-# %% ../nbs/04_features.ipynb #f0200852
+# %% ../nbs/04_features.ipynb #1ea63d01
 def find_features(
     model:nn.Module, # a classifier
     x:Tensor, # two or more images, normalised as in training, [B,channels,H,W]

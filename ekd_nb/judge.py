@@ -7,7 +7,7 @@ Docs: https://ekd-nb.github.io/ekd_nb/judge.html.md"""
 # %% auto #0
 __all__ = ['STATS', 'class_map', 'match_teachers', 'labelled_images', 'Verdict', 'judge_teachers']
 
-# %% ../nbs/06_judge.ipynb #19e3d2e3
+# %% ../nbs/06_judge.ipynb #26c1ae41
 from typing import NamedTuple
 
 import torch
@@ -15,15 +15,15 @@ from fastai.torch_core import no_random
 from fastcore.basics import patch
 from torch import Tensor
 
-from .arrays import FINGERPRINTS
+from .arrays import DATASETS
 from .core import EKDError
 from .data import ViewLoader
 from .teacher_files import class_names, data_stats
 from .teachers import TeacherAdapter, TeacherEnsemble, run_network
 
-# %% ../nbs/06_judge.ipynb #a57b12d1
-STATS = {FINGERPRINTS['cifar10']: ([.4914, .4822, .4465], [.2470, .2435, .2616]),
-         FINGERPRINTS['cifar100']: ([.5071, .4865, .4409], [.2673, .2564, .2762])} # (mean, std) of data sets, for manifests that have none
+# %% ../nbs/06_judge.ipynb #c3fed8f7
+STATS = {DATASETS['cifar10'].fingerprint: ([.4914, .4822, .4465], [.2470, .2435, .2616]),
+         DATASETS['cifar100'].fingerprint: ([.5071, .4865, .4409], [.2673, .2564, .2762])} # (mean, std) of data sets, for manifests that have none
 
 def _manifest(model):
     "What is known of a teacher's training; an adapter has taken care of the normalisation"
@@ -44,7 +44,7 @@ def class_map(
     if unknown: raise EKDError(f'{entry} does not know {len(unknown)} of the {len(vocab)} classes of the data ({", ".join(unknown[:3])}), expected all of them')
     return [where[c] for c in vocab]
 
-# %% ../nbs/06_judge.ipynb #b5191a52
+# %% ../nbs/06_judge.ipynb #355ea5e3
 def _same_stats(a, b, tol=.02):
     "Are two normalisations the same for a network? One number stands for all channels"
     n = max(len(a[0]), len(b[0]))
@@ -71,7 +71,7 @@ def match_teachers(
     if models==list(teachers.models) and maps==list(teachers.class_maps): return teachers
     return TeacherEnsemble(models, teachers.names, teachers.feature_grid, maps).to(next(teachers.parameters(), torch.zeros(())).device)
 
-# %% ../nbs/06_judge.ipynb #814dff9b
+# %% ../nbs/06_judge.ipynb #0f87458e
 def _loader(dls):
     "A loader that can be read without changing the run"
     if isinstance(dls.train, ViewLoader): return dls.train.new(shuffle=False, augment=False, drop_last=False)
@@ -93,7 +93,7 @@ def labelled_images(
             if total>=n: break
     return found
 
-# %% ../nbs/06_judge.ipynb #b8105220
+# %% ../nbs/06_judge.ipynb #82b54f0b
 class Verdict(NamedTuple):
     "What a trial of one teacher found"
     name:str
@@ -124,7 +124,7 @@ def _permuted(z, y):
     if len(set(cm))<len(cm) or share<.5: return []
     return [f'its classes seem to be in another order (class_maps=[{cm if len(cm)<=10 else "…"}] gives {share:.1%})']
 
-# %% ../nbs/06_judge.ipynb #d5b9132b
+# %% ../nbs/06_judge.ipynb #d7aa4d2d
 def judge_teachers(
     teachers:TeacherEnsemble,
     dls, # the data

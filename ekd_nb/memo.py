@@ -76,7 +76,7 @@ class ViewIndex:
         if unknown.any(): raise EKDError(f'memo: image {int(idx[unknown][0])} is not among the {len(self.images)} it was made for')
         return rows
 
-# %% ../nbs/06_memo.ipynb #2a273d4f
+# %% ../nbs/06_memo.ipynb #1d8e30be
 @patch
 def slots(self:ViewIndex,
     rows:Tensor, # int64 [B]
@@ -106,12 +106,12 @@ def positions(self:ViewIndex, rows, slots):
     "Rows of the table"
     return rows*self.n_views + slots
 
-# %% ../nbs/06_memo.ipynb #f95617dd
+# %% ../nbs/06_memo.ipynb #116ec2fc
 def _to(x, other):
     "`x` on the device of `other`; a GPU is not waited for"
     return x.to(other.device, non_blocking=other.device.type!='cpu')
 
-# %% ../nbs/06_memo.ipynb #a313b01b
+# %% ../nbs/06_memo.ipynb #012011ff
 class TeacherMemo:
     "Cache of teacher outputs per image and view; call it like the teachers, with the batch's key"
     def __init__(self,
@@ -133,7 +133,7 @@ class TeacherMemo:
         self.hits,self.misses = 0,0
         self.disabled,self.checked = False,False
 
-# %% ../nbs/06_memo.ipynb #833bc959
+# %% ../nbs/06_memo.ipynb #bfd29a0e
 @patch(as_prop=True)
 def images(self:TeacherMemo)->Tensor:
     "Rows of the training set, int64 [n]"
@@ -159,7 +159,7 @@ def fill_ratio(self:TeacherMemo)->float:
     "Share of the slots in use"
     return self.n_filled.sum().item()/(len(self.images)*self.n_views)
 
-# %% ../nbs/06_memo.ipynb #203c4293
+# %% ../nbs/06_memo.ipynb #bfd83cdb
 @patch
 def nbytes(self:TeacherMemo,
     out:TeacherOutput, # of any batch, to see its shapes
@@ -186,7 +186,7 @@ def allocate(self:TeacherMemo,
     if why: warnings.warn(f'memo: {size} are needed, {why}; teachers run live')
     return not self.disabled
 
-# %% ../nbs/06_memo.ipynb #f959a083
+# %% ../nbs/06_memo.ipynb #cf1b16d0
 @patch
 def _pack(self:TeacherMemo, out):
     "One row of numbers per image"
@@ -212,7 +212,7 @@ def _store(self:TeacherMemo, rows, views, new):
     which,where = self.index.add(rows, views)
     self.table.index_copy_(0, _to(where, self.table), _to(new.index_select(0, _to(which, new)), self.table))
 
-# %% ../nbs/06_memo.ipynb #09d28b11
+# %% ../nbs/06_memo.ipynb #296e7959
 @patch
 def _check_batch(self:TeacherMemo, x):
     "Refuse another precision, and teachers whose outputs depend on the rest of the batch"
@@ -248,7 +248,7 @@ def __call__(self:TeacherMemo,
     flat.index_copy_(0, _to(hit, new), _to(self._read(rows[hit], slots[hit]), new))
     return self._unpack(flat)
 
-# %% ../nbs/06_memo.ipynb #6c6b1662
+# %% ../nbs/06_memo.ipynb #277065af
 @patch
 def check_compatible(self:TeacherMemo,
     teachers:TeacherEnsemble, # of the run that wants to use the memo
@@ -292,7 +292,7 @@ def save_memo(
     except (OSError, TypeError, RuntimeError, SafetensorError) as e:
         raise EKDError(f'memo: {path} could not be written ({e}); training goes on with the memo in memory') from None
 
-# %% ../nbs/06_memo.ipynb #9fb41254
+# %% ../nbs/06_memo.ipynb #9536a0b5
 def _read_memo(memo, path):
     "Tensors and metadata of a file that belongs to `memo`"
     try:

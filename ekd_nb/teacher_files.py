@@ -8,7 +8,7 @@ Docs: https://ekd-nb.github.io/ekd_nb/teacher_files.html.md"""
 __all__ = ['named_network', 'build_network', 'class_names', 'data_stats', 'manifest_path', 'save_teacher', 'read_manifest',
            'load_teacher']
 
-# %% ../nbs/04_teacher_files.ipynb #5e4b1a70
+# %% ../nbs/04_teacher_files.ipynb #cf96aa9f
 import copy, json
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from .models import get_model
 from .recipes import (builder_name, call_builder, class_recipes, layer_spec, make_layer, named_here, torchvision_recipes,
                             vision_body)
 
-# %% ../nbs/04_teacher_files.ipynb #9ea6768a
+# %% ../nbs/04_teacher_files.ipynb #fee15b1f
 def named_network(
     arch:str, # in `MODELS` or of timm
     n_out:int, # classes
@@ -52,7 +52,7 @@ def build_network(
         setattr(net.get_submodule(parent), child, make_layer(spec))
     return net
 
-# %% ../nbs/04_teacher_files.ipynb #6f25acc1
+# %% ../nbs/04_teacher_files.ipynb #43c948a8
 def _recipes(model, learn_arch, n_out, channels):
     "Ways to build `model` again that are worth a try: (architecture name, recipe)"
     if isinstance(name := getattr(model, 'arch', None), str): yield name,{}
@@ -64,7 +64,7 @@ def _recipes(model, learn_arch, n_out, channels):
     if isinstance(model, nn.Sequential) and (spec := layer_spec(model)): yield 'Sequential',spec
     if not type(model).__module__.startswith(('torch.', 'fastai.')): yield from class_recipes(model, n_out, channels)
 
-# %% ../nbs/04_teacher_files.ipynb #b35bb0fc
+# %% ../nbs/04_teacher_files.ipynb #4718f6fa
 def class_names(
     dls, # fastai `DataLoaders`
 )->list: # of str, or None
@@ -84,7 +84,7 @@ def data_stats(
         if isinstance(t, Normalize) and isinstance(getattr(t, 'mean', None), Tensor): return t.mean.flatten().tolist(),t.std.flatten().tolist()
     return ([0.], [1.]) if any(type(t).__name__=='IntToFloatTensor' for t in steps) else None
 
-# %% ../nbs/04_teacher_files.ipynb #f614ac72
+# %% ../nbs/04_teacher_files.ipynb #e56a70b1
 def manifest_path(
     path, # of the weights
 )->Path:
@@ -112,7 +112,7 @@ def _on_cpu(model):
     try: return copy.deepcopy(model).cpu().float().eval()
     except (RuntimeError, TypeError) as e: raise EKDError(f'model: {type(model).__name__} cannot be copied ({str(e).splitlines()[0]})') from None
 
-# %% ../nbs/04_teacher_files.ipynb #6b8c92b9
+# %% ../nbs/04_teacher_files.ipynb #00ecc7b3
 def _rebuilds(net, info, sd, x):
     "Does the recipe in `info` make a network that takes these weights and gives the same outputs? '' or the reason"
     try: twin = build_network(info)
@@ -134,7 +134,7 @@ def _find_recipe(net, info, sd, x, ways):
     if reasons: raise EKDError(f'arch: {reasons[0]}, expected the name of the network that is saved, or its builder (pass builder=, builder_args=)')
     raise EKDError(f'arch: {type(net).__name__} has no architecture name, pass one of MODELS or timm, or builder=, a function of a module that makes the network')
 
-# %% ../nbs/04_teacher_files.ipynb #1b34352c
+# %% ../nbs/04_teacher_files.ipynb #0dc0bdcb
 def save_teacher(
     model, # trained network: `nn.Module` or `Learner`, also of `vision_learner`
     path, # `….safetensors`
@@ -162,7 +162,7 @@ def save_teacher(
         man = _find_recipe(net, man, sd, x, ways)
     return _write_teacher(path, sd, half, man | _data_info(learn) | info)
 
-# %% ../nbs/04_teacher_files.ipynb #f231091b
+# %% ../nbs/04_teacher_files.ipynb #4d19f5de
 def _named_way(builder, args):
     "The recipe of a builder that the caller names"
     name = builder_name(builder)
@@ -193,7 +193,7 @@ def _write_teacher(path, sd, half, info):
     except (OSError, TypeError, SafetensorError) as e: raise EKDError(f'path: cannot write {path} ({e})') from None
     return path
 
-# %% ../nbs/04_teacher_files.ipynb #40928fe7
+# %% ../nbs/04_teacher_files.ipynb #a9269566
 _OTHER_FILES = {'.pkl': 'an exported Learner is a pickle, which runs code when it is opened; open it yourself with load_learner and pass the Learner',
                 '.pth': 'it holds weights without their network; load them into the network and pass that',
                 '.pt': 'it holds weights without their network; load them into the network and pass that'}

@@ -25,7 +25,7 @@ from .features import find_features, forward_with_features
 from .student import TupleFromList
 from .teacher_files import class_names, data_stats, load_teacher, manifest_path, read_manifest, save_teacher
 
-# %% ../nbs/05_teachers.ipynb #fc3c8857
+# %% ../nbs/05_teachers.ipynb #a061b31b
 _all_ = ['load_teacher', 'manifest_path', 'read_manifest', 'save_teacher']
 
 # %% ../nbs/05_teachers.ipynb #15ddd272
@@ -55,7 +55,7 @@ def as_teacher(
     if dls is not None: model.manifest = dict(classes=class_names(dls), stats=data_stats(dls))
     return model
 
-# %% ../nbs/05_teachers.ipynb #da863025
+# %% ../nbs/05_teachers.ipynb #67979aaf
 def run_network(
     model:nn.Module, # a classifier
     x:Tensor, # images, [B,channels,H,W]
@@ -126,7 +126,7 @@ class TeacherEnsemble(nn.Module):
         zs,fs = zip(*[self._forward_one(i, x) for i in range(len(self))])
         return TeacherOutput(torch.stack(zs), fs if self.feature_grid else ())
 
-# %% ../nbs/05_teachers.ipynb #6922e406
+# %% ../nbs/05_teachers.ipynb #46bd2223
 @patch
 def _check_arguments(self:TeacherEnsemble):
     n,grid = len(self.models),self.feature_grid
@@ -193,7 +193,7 @@ def _check_classes(entry, n, cm, n_out):
     if got!=n_out: raise EKDError(f'{entry} has {got} classes, the data has {n_out}{hint}')
     if cm is not None and max(cm)>=n: raise EKDError(f'{entry}: class map has index {max(cm)}, the teacher {n} classes')
 
-# %% ../nbs/05_teachers.ipynb #2e8c94ed
+# %% ../nbs/05_teachers.ipynb #0c15ffbd
 def _forward_checked(entry, teachers, i, x):
     "Logits and features of one teacher, or one sentence about why there are none"
     m = teachers.models[i]
@@ -211,7 +211,7 @@ def _forward_checked(entry, teachers, i, x):
         raise EKDError(f'{entry} returns {type(z).__name__}{list(getattr(z, "shape", []))}, expected logits [B,C]')
     return z,f
 
-# %% ../nbs/05_teachers.ipynb #2d7ee844
+# %% ../nbs/05_teachers.ipynb #68298580
 def compute_dtype(
     x:Tensor, # the teachers' input
 )->str: # 'float32', 'bfloat16', …
@@ -236,7 +236,7 @@ def check_batch_independent(
         raise EKDError(f'{argument}: outputs of teacher {i} ({name}) depend on the rest of the batch or change from call to call (by {far:.2g}), '
                        'as with BatchNorm without running statistics or dropout that is always on; expected one output for each image')
 
-# %% ../nbs/05_teachers.ipynb #923ef69a
+# %% ../nbs/05_teachers.ipynb #91c8ed55
 def _adapter_config(teachers):
     "What adapters do to images: it is part of a teacher, but not of its weights"
     adapters = [m for m in teachers.modules() if isinstance(m, TeacherAdapter)] if hasattr(teachers, 'modules') else []
