@@ -8,7 +8,7 @@ Docs: https://ekd-nb.github.io/ekd_nb/recipes.html.md"""
 __all__ = ['TRUSTED_MODULES', 'named_here', 'layer_spec', 'make_layer', 'builder_name', 'call_builder', 'vision_body',
            'torchvision_recipes', 'class_recipes']
 
-# %% ../nbs/03_recipes.ipynb #f4a6604c
+# %% ../nbs/03_recipes.ipynb #1e07018c
 import inspect, sys
 from collections import OrderedDict
 from importlib import import_module
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .core import EKDError, expect
 
-# %% ../nbs/03_recipes.ipynb #35977024
+# %% ../nbs/03_recipes.ipynb #dbc03152
 def _library_of(cls):
     "The module that offers a standard layer, and its name"
     for name,lib in (('nn', nn), ('fastai', fastai.layers)):
@@ -44,7 +44,7 @@ def layer_spec(
         args[p.name] = v
     return dict(layer=name, args=args)
 
-# %% ../nbs/03_recipes.ipynb #19ad6e7f
+# %% ../nbs/03_recipes.ipynb #8724ca78
 def make_layer(
     spec:dict, # from `layer_spec`
 )->nn.Module:
@@ -55,7 +55,7 @@ def make_layer(
     expect(inspect.isclass(cls) and issubclass(cls, nn.Module), 'teachers', spec['layer'], 'a layer of torch.nn or fastai.layers')
     return cls(**spec['args'])
 
-# %% ../nbs/03_recipes.ipynb #93c7fa4a
+# %% ../nbs/03_recipes.ipynb #2abd48cc
 TRUSTED_MODULES = ['torchvision.models.', 'fastai.vision.models.', 'ekd_nb.models.'] # whose functions a manifest may call
 named_here = set() # dotted names of builders that this program passed itself
 
@@ -93,7 +93,7 @@ def call_builder(
     expect(isinstance(net, nn.Module), 'builder', type(net).__name__, f'{name} to make an nn.Module')
     return net
 
-# %% ../nbs/03_recipes.ipynb #c3be3df4
+# %% ../nbs/03_recipes.ipynb #61e760ac
 def vision_body(
     arch:str, # dotted name of a function, or a name of timm
     n_in:int, # channels of the images
@@ -106,7 +106,7 @@ def vision_body(
     import timm   # optional
     return TimmBody(timm.create_model(arch, pretrained=False, num_classes=0, in_chans=n_in), False, None, n_in)
 
-# %% ../nbs/03_recipes.ipynb #05d0808d
+# %% ../nbs/03_recipes.ipynb #14e2e72a
 def _replaced(base, model, prefix=''):
     "Layers of `model` that differ from those of `base`: name -> spec, or None where one cannot be written down"
     a,b = dict(base.named_children()),dict(model.named_children())
@@ -136,7 +136,7 @@ def torchvision_recipes(
             found.append((name, dict(builder=f'{module.__name__}.{name}', args=args, replace=diff)))
     return sorted(found, key=lambda o: len(o[1]['replace']))
 
-# %% ../nbs/03_recipes.ipynb #99adcc1d
+# %% ../nbs/03_recipes.ipynb #17daf3eb
 def class_recipes(
     model:nn.Module, # of any class
     n_out:int, # its classes
