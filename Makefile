@@ -29,8 +29,8 @@ $(VENV)/.installed-locked: constraints.txt settings.ini setup.py pyproject.toml 
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@ $(VENV)/.installed
 
-reproduce: $(VENV)/.installed$(if $(LOCKED),-locked)   ## install, then run every method on the embedded digits (about 2 minutes; LOCKED=1: in exact versions)
-	$(BIN)/ekd_reproduce --data digits --preset quick $(ARGS)
+reproduce: $(VENV)/.installed$(if $(LOCKED),-locked)   ## install, then the demonstration on the embedded digits (about 2 minutes; LOCKED=1: in exact versions)
+	$(BIN)/ekd_reproduce $(ARGS)
 
 test: check                          ## everything that must hold: notebooks, README, pytest
 	OMP_NUM_THREADS=1 $(PY) tools/run_notebooks.py

@@ -1,5 +1,5 @@
 "What a stranger types: `ekd_reproduce`, its answers to wrong calls, and one run on genuine CIFAR-10"
-import json, os, subprocess, sys
+import json, os, re, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest, torch
 import ekd_nb.study.reproduce as rep
@@ -7,7 +7,7 @@ from ekd_nb.core import EKDError
 from ekd_nb.data import load_images
 from ekd_nb.study import grid
 from ekd_nb.study.methods import METHODS
-from ekd_nb.study.protocols import PROTOCOLS, protocol, training_rows
+from ekd_nb.study.protocols import PRESETS, PROTOCOLS, protocol, training_rows
 from ekd_nb.study.records import load_records, read_record, save_record
 
 def command(*args, **env):
@@ -30,6 +30,10 @@ WRONG = [(('--data', 'mnist'), "data: got 'mnist', expected one of cifar10, cifa
          (('--on', 'train'), "on: got 'train', expected 'test' or 'valid'"),
          (('--set', 'lambda=1'), "set: got 'lambda=1', expected FIELD=VALUE"),
          (('--set', 'epochs=many'), "set: epochs got 'many', expected int"),
+         (('--set', 'epochs=0'), 'epochs: got 0, expected a number of at least 1'),
+         (('--set', 'lr=-1'), 'lr: got -1.0, expected a number above 0'),
+         (('--set', 'schedule=cosine'), "schedule: got 'cosine', expected one of one_cycle, steps"),
+         (('--set', 'preset=small'), "set: got 'preset=small', expected FIELD=VALUE"),
          (('--jobs', '0'), 'jobs: got 0, expected at least 1'),
          (('--backend', 'slurm', '--jobs', '2'), "backend: got 'slurm', expected one of loky"),
          (('--out', '/proc/nowhere'), 'out: cannot write to /proc/nowhere')]
@@ -56,14 +60,14 @@ def test_a_failed_run_leaves_a_record_and_the_others_go_on(tmp_path, monkeypatch
         return whole(p, name, *args, **kw)
     monkeypatch.setattr(grid, 'run', run)
     monkeypatch.setitem(PROTOCOLS, ('digits', 'quick'), protocol('digits', per_class=3, epochs=1, teacher_epochs=1))
-    status = rep.main(['--methods', 'branched,plain', '--seeds', '0', '--out', str(tmp_path)])
+    status = rep.main(['--preset', 'quick', '--methods', 'branched,plain', '--seeds', '0', '--out', str(tmp_path)])
     assert status==1
     assert [r['method'] for r in load_records(tmp_path/'runs')]==['plain']
     assert read_record(tmp_path/'failed'/'digits-quick-branched-1-s0.json')['error']=='RuntimeError: out of memory'
 
 def test_records_are_not_made_twice_and_a_changed_one_is(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(PROTOCOLS, ('digits', 'quick'), protocol('digits', per_class=3, epochs=1, teacher_epochs=1))
-    args = ['--methods', 'plain', '--seeds', '0,1', '--out', str(tmp_path)]
+    args = ['--preset', 'quick', '--methods', 'plain', '--seeds', '0,1', '--out', str(tmp_path)]
     assert rep.main(args)==0
     first = {p.name: p.read_bytes() for p in (tmp_path/'runs').iterdir()}
     assert len(first)==2 and rep.main(args)==0
@@ -74,6 +78,34 @@ def test_records_are_not_made_twice_and_a_changed_one_is(tmp_path, monkeypatch, 
     with pytest.warns(UserWarning, match='left out'): assert rep.main(args)==0
     again = read_record(p)
     assert again['test_accuracy']==json.loads(first[p.name])['test_accuracy']
+
+def test_every_preset_and_method_is_in_the_help():
+    text = rep.parser().format_help()
+    assert all(p in text for p in PRESETS) and all(m.what in text for m in METHODS.values())
+    assert 'smoke test, not a result' in text and text.count('\n  ekd_reproduce')==2
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as e: rep.main(['--version'])
+    assert e.value.code==0 and re.fullmatch(r'ekd_nb \d+\.\d+\S*\n', capsys.readouterr().out)
+
+def test_each_setting_has_a_picture_of_its_own():
+    r = dict(data='digits', preset='quick', method='ekd', teacher_data='same', fraction=1., evaluated_on='test', variant='')
+    others = dict(teacher_data='full', preset='demo', fraction=.5, evaluated_on='valid', variant='lam=.2', data='cifar10')
+    assert len({rep.figure_name([r | {k: v}]) for k,v in others.items()} | {rep.figure_name([r])})==len(others)+1
+
+def test_runs_in_other_processes_say_how_far_they_are(tmp_path):
+    code = f"""
+from pathlib import Path
+import ekd_nb.study.grid as grid
+from ekd_nb.study.protocols import protocol
+grid.EveryMinute.__init__.__defaults__ = (0.,)
+p = protocol('digits', per_class=3, epochs=2, teacher_epochs=1)
+jobs = [grid.make_job(p, 'plain', s) for s in (0, 1)]
+grid.run_grid(jobs, grid.GridConfig(Path(r'{tmp_path}')/'out', Path(r'{tmp_path}')/'work', threads=1), n_jobs=2)
+"""
+    r = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
+    assert r.returncode==0, r.stderr
+    assert all(f'plain, seed {s}: epoch 2/2' in r.stderr for s in (0, 1))
 
 @pytest.mark.parametrize('data', ['digits'] + (['cifar10'] if os.environ.get('EKD_DATA') else []))
 def test_held_out_images_are_in_no_training_set(data):
@@ -89,8 +121,8 @@ def test_held_out_images_are_in_no_training_set(data):
 def test_the_whole_path_on_genuine_cifar10(tmp_path):
     status,out,err = command('--data', 'cifar10', '--preset', 'quick', '--methods', 'plain,ekd', '--seeds', '0', '--out', tmp_path)
     assert status==0, err
-    assert 'roughly' in out.split('\n')[2] and '| ekd |' in out
+    assert 'roughly' in out.split('\n')[3] and '| EKD |' in out and 'A smoke test, not a result' in out
     r = {r['method']: r for r in load_records(tmp_path/'runs')}
     assert set(r)=={'plain', 'ekd'} and r['ekd']['fingerprint']==load_images('cifar10').fingerprint
     assert .1<r['ekd']['test_accuracy']<1 and len(r['ekd']['branch_accuracy'])==3 and len(r['ekd']['teachers'])==3
-    assert (tmp_path/'cifar10-quick.png').stat().st_size>5000
+    assert (tmp_path/'cifar10-quick-full.png').stat().st_size>5000

@@ -1,4 +1,4 @@
-"""One network that learns from a teacher's features, and its logits besides: FitNet hints, AT, RKD, SP, CRD
+"""Losses for one network that learns from a teacher's feature maps and logits: FitNet hints, AT, RKD, SP, CRD
 
 Docs: https://ekd-nb.github.io/ekd_nb/baselines/feature_based.html.md"""
 
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from fastai.torch_core import num_distrib
+from fastcore.basics import patch
 
 from ..core import EKDError
 from ..data import ViewDataset
@@ -23,10 +24,18 @@ class FeatureLoss(SingleStudentLoss):
     "A method that compares the last feature maps, beside soft targets"
     defaults,kd_weight,uses = dict(weight=1.),1.,'features'
     @property
+<<<<<<< HEAD
     def needs_features(self): return self.peak('beta')>0
+=======
+    def gamma(self): return self.beta   # above 0: the loss needs the teachers' feature maps
+>>>>>>> 964190c (reproduce: a demonstration by default, one sentence, estimates from real steps, help with presets and methods; baselines, cases, benchmark: short cells; uncertainty)
 
-    def concat_features(self, features): return torch.cat([features[i] for i in self.teacher_idxs(len(features))], 1)
-    def select_inputs(self, pred, z, t): return upcast(pred.features[0]),upcast(self.concat_features(pred.teacher.features).detach())
+    def concat_features(self, features):
+        "Feature maps of the teachers learned from, as one wide map"
+        return torch.cat([features[i] for i in self.teacher_idxs(len(features))], 1)
+    def select_inputs(self, pred, z, t):
+        "Feature maps of student and teachers"
+        return upcast(pred.features[0]),upcast(self.concat_features(pred.teacher.features).detach())
 
     def make_projections(self,
         widths:list, # channels of each branch's feature map
@@ -48,24 +57,29 @@ class FitNetLoss(FeatureLoss):
 # %% ../../nbs/baselines/01_feature_based.ipynb #70dda93e
 class ATLoss(FeatureLoss):
     "Attention maps, by torchdistill (AT, Zagoruyko and Komodakis 2017)"
-    defaults,distill_term_names,torchdistill_name,mode = dict(weight=1000/9),('at',),'ATLoss','code'
+    defaults,distill_term_names = dict(weight=1000/9),('at',)
+    torchdistill_name,mode = 'ATLoss','code'
     def make_projections(self, widths, features, dls):
-        if (g := features[0].shape[-1])<2: raise EKDError(f'teachers: got feature_grid={g}, expected a TeacherEnsemble of feature_grid=2 or more: attention on one cell says nothing')
+        g = features[0].shape[-1]
+        if g<2: raise EKDError(f'teachers: got feature_grid={g}, expected a TeacherEnsemble of feature_grid=2 or more for AT')
         return super().make_projections(widths, features, dls)
 
     def distill_terms(self, s, t, y, idx):
         pair = {k: dict(io='output', path=k[0]) for k in ('student', 'teacher')}
-        return dict(at=self.weight*call_torchdistill(torchdistill_loss(self.torchdistill_name)({'last': pair}, self.mode), s, t))
+        loss = torchdistill_loss(self.torchdistill_name)({'last': pair}, self.mode)
+        return dict(at=self.weight*call_torchdistill(loss, s, t))
 
 # %% ../../nbs/baselines/01_feature_based.ipynb #21e0a565
 class RKDLoss(FeatureLoss):
     "Distances and angles within a batch, by torchdistill (RKD, Park et al. 2019)"
-    defaults,distill_term_names,torchdistill_name = dict(distance=25/9, angle=50/9),('distance', 'angle'),'RKDLoss'
+    defaults,distill_term_names = dict(distance=25/9, angle=50/9),('distance', 'angle')
+    torchdistill_name = 'RKDLoss'
     def distill_terms(self, s, t, y, idx):
         s,t = (o.mean((2,3)) for o in (s, t))
-        if len(s)<2: return dict(distance=0*s.sum(), angle=0*s.sum())   # a single image stands nowhere
+        if len(s)<2: return dict(distance=0*s.sum(), angle=0*s.sum())   # a single image has no relations
         rkd = torchdistill_loss(self.torchdistill_name)('s', 't', 1., 1., 'mean')
-        return dict(distance=self.distance*rkd.compute_rkd_distance_loss(t, s), angle=self.angle*rkd.compute_rkd_angle_loss(t, s))
+        return dict(distance=self.distance*rkd.compute_rkd_distance_loss(t, s),
+                    angle=self.angle*rkd.compute_rkd_angle_loss(t, s))
 
 # %% ../../nbs/baselines/01_feature_based.ipynb #dd88ac3a
 def pairwise_similarity(
@@ -78,7 +92,8 @@ def pairwise_similarity(
 class SPLoss(FeatureLoss):
     "Similarities within a batch (SP, Tung and Mori 2019)"
     defaults,distill_term_names = dict(weight=3000/9),('sp',)
-    def distill_terms(self, s, t, y, idx): return dict(sp=self.weight*(pairwise_similarity(s)-pairwise_similarity(t)).pow(2).mean())
+    def distill_terms(self, s, t, y, idx):
+        return dict(sp=self.weight*(pairwise_similarity(s)-pairwise_similarity(t)).pow(2).mean())
 
 # %% ../../nbs/baselines/01_feature_based.ipynb #88ff7aa8
 class Embedding(nn.Module):
@@ -103,52 +118,63 @@ class CRDMemory(nn.Module):
         momentum:float=.5, # of the memory
     ):
         super().__init__()
-        self.teacher,counts = Embedding(nf, dim),labels.bincount()
-        if int(counts.max())==len(rows): raise EKDError('dls: all training images are of one class, expected others for CRD to contrast with')
-        self.k = min(int(negatives), len(rows)-int(counts.max()))
-        self.crd = torchdistill_loss('CRDLoss')('s', 's', 't', int(dim), len(rows), self.k, len(rows), temperature, momentum)
-        slot = torch.full((int(rows.max())+1,), -1).index_copy_(0, rows, torch.arange(len(rows)))
-        for k,v in dict(slot=slot, labels=labels, counts=counts, order=labels.argsort(), first=counts.cumsum(0)-counts).items(): self.register_buffer(k, v)
+        self.teacher,counts,n = Embedding(nf, dim),labels.bincount(),len(rows)
+        if int(counts.max())==n: raise EKDError('dls: all training images are of one class, expected others for CRD to contrast with')
+        self.k = min(int(negatives), n-int(counts.max()))
+        self.crd = torchdistill_loss('CRDLoss')('s', 's', 't', int(dim), n, self.k, n, temperature, momentum)
+        slot = torch.full((int(rows.max())+1,), -1).index_copy_(0, rows, torch.arange(n))
+        buffers = dict(slot=slot, labels=labels, counts=counts, order=labels.argsort(), first=counts.cumsum(0)-counts)
+        for k,v in buffers.items(): self.register_buffer(k, v)
 
-    def contrast(self,
-        pos:Tensor, # positions of the images, int64 [B]
-    )->Tensor: # int64 [B,1+K]
-        "Each image and K images of other classes, drawn with replacement"
-        n,c = len(self.order),self.labels[pos][:,None]
-        u = torch.rand(len(pos), self.k, device=pos.device)
-        skip = self.first[c]+self.counts[c]   # images sorted by class, counted on from where class c ends
-        at = (skip+(u*(n-self.counts[c])).long()) % n
-        return torch.cat([pos[:,None], self.order[at]], 1)
+# %% ../../nbs/baselines/01_feature_based.ipynb #368c71db
+@patch
+def contrast(self:CRDMemory,
+    pos:Tensor, # positions of the images, int64 [B]
+)->Tensor: # int64 [B,1+K]
+    "Each image and K images of other classes, drawn with replacement"
+    n,c = len(self.order),self.labels[pos][:,None]
+    u = torch.rand(len(pos), self.k, device=pos.device)
+    skip = self.first[c]+self.counts[c]   # images sorted by class, counted on from where class c ends
+    at = (skip+(u*(n-self.counts[c])).long()) % n
+    return torch.cat([pos[:,None], self.order[at]], 1)
 
-    def forward(self,
-        s:Tensor, # the student's embeddings [B,dim]
-        g:Tensor, # the teacher's features [B,F,g,g]
-        idx:Tensor, # rows of the training set, int64 [B]
-    )->Tensor:
-        pos = self.slot[idx.to(self.slot.device)]
-        loss = self.crd({'s': dict(output=s, input=dict(pos_idx=pos, contrast_idx=self.contrast(pos)))}, {'t': dict(output=self.teacher(g))})
-        self.crd.params = self.crd.params.detach()   # torchdistill keeps the first batch's graph in there
-        return loss.squeeze()
+@patch
+def forward(self:CRDMemory,
+    s:Tensor, # the student's embeddings [B,dim]
+    g:Tensor, # the teacher's features [B,F,g,g]
+    idx:Tensor, # rows of the training set, int64 [B]
+)->Tensor: # scalar
+    "The contrastive loss; the memory takes the embeddings in"
+    pos = self.slot[idx.to(self.slot.device)]
+    student = dict(output=s, input=dict(pos_idx=pos, contrast_idx=self.contrast(pos)))
+    loss = self.crd({'s': student}, {'t': dict(output=self.teacher(g))})
+    self.crd.params = self.crd.params.detach()   # torchdistill keeps the first batch's graph in there
+    return loss.squeeze()
 
+# %% ../../nbs/baselines/01_feature_based.ipynb #6cf57bec
 class CRDLoss(FeatureLoss):
     "Contrast with a memory of embeddings, by torchdistill (CRD, Tian et al. 2020)"
     defaults,distill_term_names = dict(weight=.8/9, negatives=16384, dim=128, temperature=.07, momentum=.5),('crd',)
     torchdistill_name = 'CRDLoss'
     def make_projections(self, widths, features, dls):
         ds = getattr(dls.train, 'dataset', None)
-        if not isinstance(ds, ViewDataset): raise EKDError('dls: CRD has to know which image is which, expected DataLoaders made by image_dls')
+        if not isinstance(ds, ViewDataset):
+            raise EKDError('dls: CRD has to know which image is which, expected DataLoaders made by image_dls')
         rows,labels = ds.rows.cpu(),ds.store.y[ds.rows.to(ds.store.y.device)].cpu()
-        memory = CRDMemory(self.concat_features(features).shape[1], rows, labels, *[getattr(self, k) for k in ('dim', 'negatives', 'temperature', 'momentum')])
+        nf = self.concat_features(features).shape[1]
+        memory = CRDMemory(nf, rows, labels, self.dim, self.negatives, self.temperature, self.momentum)
         self.__dict__['memory'] = memory   # the student owns it
         return nn.ModuleList([Embedding(widths[0], int(self.dim)), memory])
 
     def __getstate__(self): return {k: v for k,v in self.__dict__.items() if k!='memory'}
 
     def distill_terms(self, s, t, y, idx):
-        if 'memory' not in self.__dict__: raise EKDError('loss_func: CRDLoss has no memory yet, expected it to be used through ekd_learner')
-        if not len(idx): raise EKDError('dls: CRD has to know which image is which, expected the images as image_dls gives them (no MixUp)')
-        if num_distrib()>1: raise EKDError('loss_func: the memory of CRDLoss lives in one process, expected a run of one')
+        if 'memory' not in self.__dict__:
+            raise EKDError('loss_func: CRDLoss has no memory yet, expected it to be used through ekd_learner')
+        if not len(idx):
+            raise EKDError('dls: CRD has to know which image is which, expected the images as image_dls gives them (no MixUp)')
+        if num_distrib()>1: raise EKDError('loss_func: the memory of CRDLoss is in one process, expected a run of one')
         if s.requires_grad: return dict(crd=self.weight*self.memory(s, t, idx))
-        was = {k: v.clone() for k,v in self.memory.crd.state_dict().items()}   # what is not trained on is not remembered: ekd_learner rehearses
+        was = {k: v.clone() for k,v in self.memory.crd.state_dict().items()}   # a dry run leaves no trace
         try: return dict(crd=self.weight*self.memory(s, t, idx))
         finally: self.memory.crd.load_state_dict(was)

@@ -1,4 +1,4 @@
-"""One network that learns from a teacher's logits: DKD, DIST, logit standardisation
+"""Losses for one network that learns from a teacher's logits: DKD, DIST, logit standardisation
 
 Docs: https://ekd-nb.github.io/ekd_nb/baselines/logit_based.html.md"""
 
@@ -11,32 +11,37 @@ __all__ = ['torchdistill_loss', 'call_torchdistill', 'SingleStudentLoss', 'DKDLo
 from importlib import import_module
 
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 
-from ..core import EKDError
+from ..core import EKDError, expect
 from ..losses import DistillLoss, upcast, soft_target_kl
 
 # %% ../../nbs/baselines/00_logit_based.ipynb #e1afb19c
 def torchdistill_loss(
     name:str, # of a class in `torchdistill.losses.mid_level`
 ):
-    "A loss class of torchdistill (Matsubara 2021), imported when it is wanted"
+    "A loss class of torchdistill (Matsubara 2021), imported on first use"
     try: return getattr(import_module('torchdistill.losses.mid_level'), name)
-    except ImportError: raise EKDError(f"torchdistill: {name} is that library's and it is not installed, expected `pip install ekd_nb[bench]`") from None
+    except ImportError:
+        raise EKDError(f'torchdistill: {name} needs that library and it is not installed, expected `pip install ekd_nb[bench]`') from None
 
 def call_torchdistill(
     loss, # of torchdistill, that looks for outputs named s and t
     s:Tensor, # of the student
     t:Tensor, # of the teacher
-)->Tensor:
-    "What a loss of torchdistill says of two tensors"
+)->Tensor: # scalar
+    "The value of a torchdistill loss for two tensors"
     return loss({'s': {'output': s}}, {'t': {'output': t}})
 
 # %% ../../nbs/baselines/00_logit_based.ipynb #0a00a491
 class SingleStudentLoss(DistillLoss):
-    "A plain student that learns from labels, the soft targets of one teacher or of the average, and the method's own terms"
-    defaults,distill_term_names = {},()   # the method's settings as its authors have them; names of its terms
-    kd_weight,uses,torchdistill_name = 0.,'logits',None   # κ; what is compared; torchdistill's class that does it
+    "One network learns from labels, soft targets of one teacher or of the average, and the method's own terms"
+    defaults = {}            # the method's settings as its authors have them
+    distill_term_names = ()  # names of its terms
+    kd_weight = 0.           # κ
+    uses = 'logits'          # what is compared: `logits` or `features`
+    torchdistill_name = None # torchdistill's class that computes it
     def __init__(self,
         alpha:float=.1, # α, weight of the labels
         beta:float=.9, # β, weight of the teachers
@@ -49,50 +54,74 @@ class SingleStudentLoss(DistillLoss):
     ):
         super().__init__(alpha, beta, 4. if tau is None else tau, label_smoothing, reduction)
         if self.torchdistill_name: torchdistill_loss(self.torchdistill_name)   # is it there?
-        self.kd_weight,self.teacher,settings = self.kd_weight if kd_weight is None else kd_weight,teacher,self.defaults|overrides
+        if kd_weight is not None: self.kd_weight = kd_weight
         self.check_weights(kd_weight=self.kd_weight)
-        if not (teacher is None or type(teacher) is int and teacher>=0): raise EKDError(f'teacher: got {teacher!r}, expected None (the average) or an index')
-        for k,v in settings.items():
-            if k not in self.defaults: raise EKDError(f"{k}: {type(self).__name__} has no such setting, expected one of {', '.join(self.defaults)}")
-            if not v>0: raise EKDError(f'{k}: got {v}, expected a number above 0')
+        index = teacher is None or type(teacher) is int and teacher>=0
+        expect(index, 'teacher', teacher, 'None (the average) or an index')
+        self.teacher = teacher
+        for k,v in (self.defaults|overrides).items():
+            known = ', '.join(self.defaults)
+            if k not in self.defaults: raise EKDError(f'{k}: {type(self).__name__} has no such setting, expected one of {known}')
+            expect(v>0, k, v, 'a number above 0')
             setattr(self, k, v)
 
-    @property
-    def term_names(self): return ['ce'] + ['kd']*(self.beta>0 and self.kd_weight>0) + [*self.distill_term_names]*(self.beta>0)
+# %% ../../nbs/baselines/00_logit_based.ipynb #92140a6d
+@patch(as_prop=True)
+def term_names(self:SingleStudentLoss):
+    "Names of the terms, those of weight 0 left out"
+    if not self.beta>0: return ['ce']
+    return ['ce', *(['kd'] if self.kd_weight>0 else []), *self.distill_term_names]
 
-    def teacher_idxs(self, n):
-        "Indices of the teachers learned from"
-        if self.teacher is not None and self.teacher>=n: raise EKDError(f'teacher: got {self.teacher}, expected None (the average) or an index below {n}')
-        return range(n) if self.teacher is None else [self.teacher]
+@patch
+def teacher_idxs(self:SingleStudentLoss,
+    n:int, # teachers there are
+)->list: # of int
+    "Indices of the teachers that the student learns from"
+    if self.teacher is None: return list(range(n))
+    expect(self.teacher<n, 'teacher', self.teacher, f'None (the average) or an index below {n}')
+    return [self.teacher]
 
-    def select_inputs(self, pred, z, t):
-        "What of student and teacher is compared"
-        return z,t
+@patch
+def select_inputs(self:SingleStudentLoss,
+    pred, # the student's output, `pred.teacher` filled
+    z:Tensor, # its logits [B,C]
+    t:Tensor, # logits of the teacher or the average [B,C]
+)->tuple: # (of the student, of the teacher)
+    "The two tensors that are compared"
+    return z,t
 
-    def distill_terms(self,
-        s:Tensor, # of the student: logits [B,C] or features [B,F,g,g]
-        t:Tensor, # of the teacher
-        y:Tensor, # labels, int [B]
-        idx, # rows of the training set, int64 [B], or ()
-    )->dict: # name -> [B], or a scalar where images are judged together
-        "The method's own terms"
-        raise NotImplementedError
+@patch
+def distill_terms(self:SingleStudentLoss,
+    s:Tensor, # of the student: logits [B,C] or features [B,F,g,g]
+    t:Tensor, # of the teacher
+    y:Tensor, # labels, int [B]
+    idx, # rows of the training set, int64 [B], or ()
+)->dict: # name -> [B], or a scalar where images are compared with each other
+    "The method's own terms"
+    raise NotImplementedError
 
-    def terms(self, pred, y):
-        if (n := len(pred.branches))!=1: raise EKDError(f'n_branches: got {n}, expected 1: {type(self).__name__} teaches one plain network')
-        z = upcast(pred.branches[0])
-        res = dict(ce=self.alpha*self.ce(z, y))
-        if not self.needs_teacher: return res
-        out = self.teacher_output(pred)
-        t = upcast(out.logits[list(self.teacher_idxs(len(out.logits)))].mean(0).detach())
-        with torch.autocast(z.device.type, enabled=False):
-            if self.kd_weight>0: res['kd'] = self.beta*self.kd_weight*soft_target_kl(z, t, self.tau)
-            for k,v in self.distill_terms(*self.select_inputs(pred, z, t), y, out.idx).items(): res[k] = (self.beta*v).expand(len(y))
-        return res
+# %% ../../nbs/baselines/00_logit_based.ipynb #a3fb464c
+@patch
+def terms(self:SingleStudentLoss, pred, y):
+    "Labels, soft targets and the method's own terms"
+    n,what = len(pred.branches),f'1: {type(self).__name__} teaches one plain network'
+    expect(n==1, 'n_branches', n, what)
+    z = upcast(pred.branches[0])
+    res = dict(ce=self.alpha*self.ce(z, y))
+    if not self.needs_teacher: return res
+    out = self.teacher_output(pred)
+    t = upcast(out.logits[self.teacher_idxs(len(out.logits))].mean(0).detach())
+    with torch.autocast(z.device.type, enabled=False):
+        if self.kd_weight>0: res['kd'] = self.beta*self.kd_weight*soft_target_kl(z, t, self.tau)
+        own = self.distill_terms(*self.select_inputs(pred, z, t), y, out.idx)
+        return res | {k: (self.beta*v).expand(len(y)) for k,v in own.items()}
 
-    def extra_repr(self):
-        own = ''.join(f', {k}={getattr(self, k):g}' for k in self.defaults)
-        return f"α={self.alpha}, β={self.beta}, τ={self.tau}, κ={self.kd_weight}{own}, {'average of the teachers' if self.teacher is None else f'teacher {self.teacher}'}"
+@patch
+def extra_repr(self:SingleStudentLoss):
+    "Weights and settings"
+    own = ''.join(f', {k}={getattr(self, k):g}' for k in self.defaults)
+    source = 'average of the teachers' if self.teacher is None else f'teacher {self.teacher}'
+    return f'α={self.alpha}, β={self.beta}, τ={self.tau}, κ={self.kd_weight}{own}, {source}'
 
 # %% ../../nbs/baselines/00_logit_based.ipynb #abaaf051
 class DKDLoss(SingleStudentLoss):
@@ -101,21 +130,31 @@ class DKDLoss(SingleStudentLoss):
     def distill_terms(self, s, t, y, idx):
         C = s.shape[-1]
         others = (torch.arange(C-1, device=s.device)+y.long()[:,None]+1) % C
-        binary = lambda z: torch.stack([z.gather(1, y.long()[:,None])[:,0], self.tau*(z.gather(1, others)/self.tau).logsumexp(1)], 1)
-        return dict(tckd=self.tckd*soft_target_kl(binary(s), binary(t), self.tau), nckd=self.nckd*soft_target_kl(s.gather(1, others), t.gather(1, others), self.tau))
+        def split(z):
+            "Logits of (true class or not), and of the other classes"
+            true,rest = z.gather(1, y.long()[:,None])[:,0],z.gather(1, others)
+            return torch.stack([true, self.tau*(rest/self.tau).logsumexp(1)], 1),rest
+        (binary_s,rest_s),(binary_t,rest_t) = split(s),split(t)
+        return dict(tckd=self.tckd*soft_target_kl(binary_s, binary_t, self.tau),
+                    nckd=self.nckd*soft_target_kl(rest_s, rest_t, self.tau))
 
 # %% ../../nbs/baselines/00_logit_based.ipynb #52920e7f
 class DISTLoss(SingleStudentLoss):
     "Relations between and within classes, by torchdistill (DIST, Huang et al. 2022)"
-    defaults,distill_term_names,torchdistill_name = dict(inter=1., intra=1.),('inter', 'intra'),'DISTLoss'
+    defaults,distill_term_names = dict(inter=1., intra=1.),('inter', 'intra')
+    torchdistill_name = 'DISTLoss'
     def distill_terms(self, s, t, y, idx):
-        term = lambda inter, intra: call_torchdistill(torchdistill_loss(self.torchdistill_name)('s', 'output', 't', 'output', inter, intra, self.tau), s, t)
+        make = torchdistill_loss(self.torchdistill_name)
+        def term(inter, intra):
+            return call_torchdistill(make('s', 'output', 't', 'output', inter, intra, self.tau), s, t)
         return dict(inter=self.inter*term(1., 0.), intra=self.intra*term(0., 1.))
 
 # %% ../../nbs/baselines/00_logit_based.ipynb #b2f977b6
 class LogitStdLoss(SingleStudentLoss):
     "Soft targets of standardised logits, by torchdistill (Sun et al. 2024)"
-    defaults,distill_term_names,torchdistill_name = dict(weight=10., ratio=.5),('lskd',),'LogitStdKDLoss'
+    defaults,distill_term_names = dict(weight=10., ratio=.5),('lskd',)
+    torchdistill_name = 'LogitStdKDLoss'
     def distill_terms(self, s, t, y, idx):
         tau = self.ratio*self.tau
-        return dict(lskd=self.weight*tau**2*call_torchdistill(torchdistill_loss(self.torchdistill_name)('s', 'output', 't', 'output', tau, alpha=0.), s, t))
+        loss = torchdistill_loss(self.torchdistill_name)('s', 'output', 't', 'output', tau, alpha=0.)
+        return dict(lskd=self.weight*tau**2*call_torchdistill(loss, s, t))

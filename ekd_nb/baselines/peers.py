@@ -1,4 +1,4 @@
-"""Learning together without a teacher: the branches teach each other
+"""Losses without a teacher: branches or networks teach each other
 
 Docs: https://ekd-nb.github.io/ekd_nb/baselines/peers.html.md"""
 
@@ -11,7 +11,7 @@ __all__ = ['PeerLoss', 'ONELoss', 'CLILRLoss', 'DMLLoss', 'separate_loss']
 import torch
 from torch import Tensor
 
-from ..core import EKDError
+from ..core import EKDError, expect
 from ..losses import DistillLoss, EKDLoss, upcast, soft_target_kl
 
 # %% ../../nbs/baselines/02_peers.ipynb #9d3b4f84
@@ -27,20 +27,21 @@ class PeerLoss(DistillLoss):
         reduction:str='mean', # over images: `mean`, `sum` or `none`
     ):
         super().__init__(alpha, beta, self.default_tau if tau is None else tau, label_smoothing, reduction)
-        if teacher is not None: raise EKDError(f'teacher: got {teacher!r}, expected None: {type(self).__name__} has no teacher')
+        expect(teacher is None, 'teacher', teacher, f'None: {type(self).__name__} has no teacher')
 
     def targets(self,
         z:Tensor, # branch logits [N,B,C]
         ens:Tensor, # ensemble logits [B,C]
     )->Tensor: # logits that broadcast to [N,B,C]
-        "u_i"
+        "The target $u_i$ of each branch"
         raise NotImplementedError
 
     def supervised_logits(self, pred): return list(pred.branches)
     def peer_term(self, z, ens): return soft_target_kl(z, self.targets(z, ens), self.tau).sum(0)
 
     def terms(self, pred, y):
-        if (n := len(pred.branches))<2: raise EKDError(f'n_branches: got {n}, expected at least 2 for {type(self).__name__}: branches learn from each other')
+        n,what = len(pred.branches),f'at least 2 for {type(self).__name__}: branches learn from each other'
+        expect(n>=2, 'n_branches', n, what)
         ce = torch.stack([self.ce(z, y) for z in self.supervised_logits(pred)]).sum(0)
         return dict(ce=self.alpha*ce, peers=self.beta*self.peer_term(upcast(pred.branches), upcast(pred.logits)))
 
@@ -63,7 +64,9 @@ class CLILRLoss(PeerLoss):
 class DMLLoss(PeerLoss):
     "Every network learns from every other (deep mutual learning, Zhang et al. 2018)"
     default_tau = 1.
-    def peer_term(self, z, ens): return soft_target_kl(z[None], z[:,None], self.tau).sum((0,1))/(len(z)-1)   # [teaching, learning, B]
+    def peer_term(self, z, ens):
+        pairs = soft_target_kl(z[None], z[:,None], self.tau)   # [teaching, learning, B]
+        return pairs.sum((0,1))/(len(z)-1)
 
 # %% ../../nbs/baselines/02_peers.ipynb #49babd00
 def separate_loss(
@@ -73,6 +76,6 @@ def separate_loss(
     teacher:int=None, # every student has its own
     **kwargs, # `label_smoothing`, `reduction`
 )->EKDLoss:
-    "N students, each of its own teacher (Hinton et al. 2015), that know nothing of each other"
-    if teacher is not None: raise EKDError(f'teacher: got {teacher!r}, expected None: each of the separate students has a teacher of its own')
+    "N separate students, each from a teacher of its own (Hinton et al. 2015)"
+    expect(teacher is None, 'teacher', teacher, 'None: each of the separate students has a teacher of its own')
     return EKDLoss(alpha, beta, 0., 4. if tau is None else tau, lam=1., ensemble_weight=0., **kwargs)

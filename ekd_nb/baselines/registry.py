@@ -1,4 +1,4 @@
-"""What a teacher for each branch is compared with, by name
+"""Table of the other methods: their losses, students and settings, by name
 
 Docs: https://ekd-nb.github.io/ekd_nb/baselines/registry.html.md"""
 
@@ -10,7 +10,7 @@ __all__ = ['BASELINES', 'Baseline', 'make_baseline']
 # %% ../../nbs/baselines/03_registry.ipynb #d8771667
 from typing import Callable, NamedTuple
 
-from ..core import EKDError
+from ..core import EKDError, expect
 from .feature_based import ATLoss, CRDLoss, FitNetLoss, RKDLoss, SPLoss
 from .logit_based import DISTLoss, DKDLoss, LogitStdLoss
 from ..losses import DistillLoss
@@ -23,7 +23,7 @@ class Baseline(NamedTuple):
     student:str       # `single`, `branched` or `separate`
     uses:str          # `logits`, `features`, or None: it has no teacher
     paper_settings:dict # labels, soft targets and own settings, in the source
-    source:str        # where they stand
+    source:str        # where they come from
     fusion:str=None   # what the student must have
 
 _RD = 'RepDistiller, `scripts/run_cifar_distill.sh`'
@@ -50,5 +50,5 @@ def make_baseline(
     **overrides, # further settings of the method
 )->DistillLoss:
     "The loss of a method, by name"
-    if name not in BASELINES: raise EKDError(f"name: got {name!r}, expected one of {', '.join(BASELINES)}")
+    expect(name in BASELINES, 'name', name, f"one of {', '.join(BASELINES)}")
     return BASELINES[name].loss(alpha, beta, tau, teacher, **overrides)
