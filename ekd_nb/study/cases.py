@@ -1,4 +1,4 @@
-"""One training epoch in many ways: the bare loop, ours with memo warm, cold and live, the textbook way, and two other libraries
+"""One training epoch in many ways: a bare loop, EKD with and without the cache, the textbook way, two other libraries
 
 Docs: https://ekd-nb.github.io/ekd_nb/study/cases.html.md"""
 
@@ -26,6 +26,7 @@ from fastai.callback.core import Callback, CancelValidException
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import SGD
+from fastcore.basics import patch
 
 from ..data import ImageArrays, image_dls, load_images
 from ..speed import BF16Callback, FusedSGD, optimize_teachers
@@ -38,9 +39,9 @@ from ..teachers import TeacherEnsemble, TeacherOutput
 # %% ../../nbs/study/14_cases.ipynb #355e97df
 @dataclass
 class Setup:
-    "What is measured"
+    "Sizes of a benchmark"
     rounds:int=7          # times every main case is run
-    inner_rounds:int=5    # times the cases of growth and of switches are run
+    inner_rounds:int=5    # times the cases of `scaling_cases` and `option_cases` are run
     images:int=1024       # in an epoch
     bs:int=128            # images in a batch
     teacher:str='resnet110'
@@ -62,41 +63,50 @@ def bench_data(
 )->ImageArrays:
     "CIFAR-10 if `EKD_DATA` has it, else random pixels of its shape"
     n = images or s.images
-    if os.environ.get('EKD_DATA') and (Path(os.environ['EKD_DATA'])/'cifar10.npz').is_file():
-        d = _cifar10(os.environ['EKD_DATA'])
+    folder = os.environ.get('EKD_DATA')
+    if folder and (Path(folder)/'cifar10.npz').is_file():
+        d = _cifar10(folder)
         return ImageArrays.from_arrays('cifar10', d.x_train[:n], d.y_train[:n], d.x_test[:64], d.y_test[:64], d.classes)
     rng = np.random.default_rng(s.seed)
     x,y = rng.integers(0, 256, (n+64,32,32,3), dtype=np.uint8), np.arange(n+64)%10
     return ImageArrays.from_arrays('random pixels', x[:n], y[:n], x[n:], y[n:], range(10))
 
 # %% ../../nbs/study/14_cases.ipynb #6b04ab42
-def clock():
+def clock()->np.ndarray:
     "Seconds of the wall clock, and of processor time of this process and its living workers"
     if torch.cuda.is_available(): torch.cuda.synchronize()
-    return np.array([time.perf_counter(), time.process_time()+sum(_process_seconds(p.pid) for p in multiprocessing.active_children())])
+    workers = sum(_process_seconds(p.pid) for p in multiprocessing.active_children())
+    return np.array([time.perf_counter(), time.process_time()+workers])
 
 def _process_seconds(pid):
     try: u = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
     except OSError: return 0.
     return (int(u[11])+int(u[12]))/os.sysconf('SC_CLK_TCK')
 
+# %% ../../nbs/study/14_cases.ipynb #17334ba4
 class Clock(Callback):
-    "Time of the training part of the last epoch; no validation"
+    "Time of the training part of the last epoch; validation is skipped"
     order,seconds = -100,None
     def before_epoch(self): self.start = clock()
     def after_train(self): self.seconds = clock()-self.start
     def before_validate(self): raise CancelValidException()
 
-def learner_case(learn):
-    "Epochs of a Learner"
+def learner_case(
+    learn, # a Learner
+):
+    "A function that trains one epoch of a Learner and returns its seconds"
     learn.add_cb(clock := Clock())
     def epoch():
-        with learn.no_bar(), learn.no_logging(), contextlib.redirect_stdout(io.StringIO()): learn.fit(1, 1e-2)
+        quiet = contextlib.redirect_stdout(io.StringIO())
+        with learn.no_bar(), learn.no_logging(), quiet: learn.fit(1, 1e-2)
         return clock.seconds
     return epoch
 
-def loop_case(batches, step):
-    "Epochs of a bare loop"
+def loop_case(
+    batches, # function without arguments that returns an iterable of batches
+    step, # function of a batch
+):
+    "A function that runs one epoch of a bare loop and returns its seconds"
     def epoch():
         start = clock()
         for b in batches(): step(*b)
@@ -104,11 +114,14 @@ def loop_case(batches, step):
     return epoch
 
 # %% ../../nbs/study/14_cases.ipynb #a3a01ad6
-FEATURE_GRID = 4   # cells a side that hints are about
+FEATURE_GRID = 4   # cells a side of the feature maps that hints compare
 
 class Bench:
-    "Everything the cases share"
-    def __init__(self, s:Setup, device='cpu'):
+    "Data, teachers and student that the cases share"
+    def __init__(self,
+        s:Setup,
+        device='cpu',
+    ):
         self.s,self.device,self.data = s,torch.device(device),bench_data(s)
         torch.manual_seed(s.seed)
         self.nets = [self.teacher(s.teacher) for _ in range(s.n_teachers)]
@@ -116,11 +129,11 @@ class Bench:
         self.light = [self.teacher(s.light) for _ in range(5)]
 
     def small_teachers(self, n=3):
-        "The first of the light teachers; remembered, they cost what deep ones cost"
+        "The first of the light teachers; with a full cache they cost what deep ones cost"
         return TeacherEnsemble(self.light[:n], feature_grid=FEATURE_GRID)
 
     def teacher(self, arch):
-        "Random weights, with the batch statistics of noise: untouched ones let logits of a deep network explode"
+        "Random weights with the batch statistics of noise; without these the logits of a deep network explode"
         m = get_model(arch).to(self.device)
         for o in m.modules():
             if isinstance(o, nn.BatchNorm2d): o.momentum = None
@@ -128,23 +141,28 @@ class Bench:
         return m.eval()
 
     def student(self, n=None, channels_last=True, **kw):
+        "A student with the weights of the benchmark's seed"
         torch.manual_seed(self.s.seed)
         m = branched_student(self.s.student, n or self.s.n_branches, split=self.s.split, size=32, **kw).to(self.device)
         return m.to(memory_format=torch.channels_last) if channels_last else m
 
-    def learner(self, teachers=None, memo=False, student=None, channels_last=True, images=None, n=None, loss=None, **kw):
-        "An `ekd_learner` as the start page makes it, one view of each image"
-        data = self.data if images is None else bench_data(self.s, images)
-        dls = image_dls(data, bs=self.s.bs, n_views=1, device=self.device, channels_last=channels_last)
-        loss = loss or (EKDLoss(tau=2., gamma=60., lam=.25) if teachers else EKDLoss(1., 0., 0.))
-        student = student or self.student(n, channels_last)
-        return ekd_learner(dls, student, teachers, memo=memo, loss_func=loss, **kw)
+# %% ../../nbs/study/14_cases.ipynb #e0910463
+@patch
+def learner(self:Bench, teachers=None, memo=False, student=None, channels_last=True, images=None, n=None, loss=None,
+            **kw):
+    "An `ekd_learner` with the weights of `small`, one view of each image"
+    data = self.data if images is None else bench_data(self.s, images)
+    dls = image_dls(data, bs=self.s.bs, n_views=1, device=self.device, channels_last=channels_last)
+    if loss is None: loss = EKDLoss(tau=2., gamma=60., lam=.25) if teachers else EKDLoss(1., 0., 0.)
+    student = student or self.student(n, channels_last)
+    return ekd_learner(dls, student, teachers, memo=memo, loss_func=loss, **kw)
 
-    def warm_memo_case(self, teachers, **kw):
-        "Epochs with a memo that is full"
-        epoch = learner_case(self.learner(teachers, memo=True, **kw))
-        epoch()
-        return epoch
+@patch
+def warm_memo_case(self:Bench, teachers, **kw):
+    "Epochs with a full cache of teacher outputs"
+    epoch = learner_case(self.learner(teachers, memo=True, **kw))
+    epoch()
+    return epoch
 
 # %% ../../nbs/study/14_cases.ipynb #bb80bed2
 def bare_loop(b):
@@ -164,11 +182,12 @@ def branched(b):
     return learner_case(b.learner())
 
 def ekd_live(b):
-    "EKD, teachers (BatchNorm folded) asked at every step"
+    "EKD, teachers (BatchNorm folded) run at every step"
     return learner_case(b.learner(b.fast))
 
+# %% ../../nbs/study/14_cases.ipynb #c46eee34
 def ekd_cold(b, teachers=None):
-    "EKD, the epoch that fills the memo, teachers with BatchNorm folded"
+    "EKD, the epoch that fills the cache, teachers with BatchNorm folded"
     learn = b.learner(teachers or b.fast, memo=True)
     epoch = learner_case(learn)
     def cold():
@@ -177,11 +196,11 @@ def ekd_cold(b, teachers=None):
     return cold
 
 def ekd_cold_bf16(b):
-    "EKD, the epoch that fills the memo, teachers in bfloat16"
+    "EKD, the epoch that fills the cache, teachers in bfloat16"
     return ekd_cold(b, optimize_teachers(TeacherEnsemble(b.nets, feature_grid=FEATURE_GRID), 'bfloat16'))
 
 def ekd_warm(b):
-    "EKD, teacher outputs from a full memo"
+    "EKD, teacher outputs from a full cache"
     return b.warm_memo_case(b.fast)
 
 # %% ../../nbs/study/14_cases.ipynb #1724a77d
@@ -197,7 +216,8 @@ class PILImages(Dataset):
 def textbook(b):
     "torchvision DataLoader, PIL transforms, live teachers under no_grad, float32"
     s,student,loss_func = b.s,b.student(channels_last=False),EKDLoss()
-    dl = DataLoader(PILImages(b.data), s.bs, shuffle=True, num_workers=s.workers, persistent_workers=s.workers>0, pin_memory=b.device.type=='cuda')
+    workers = dict(num_workers=s.workers, persistent_workers=s.workers>0, pin_memory=b.device.type=='cuda')
+    dl = DataLoader(PILImages(b.data), s.bs, shuffle=True, **workers)
     opt = torch.optim.SGD(student.parameters(), 1e-2, momentum=.9)
     def step(x, y):
         x,y = x.to(b.device),y.to(b.device)
@@ -216,24 +236,33 @@ class PlainLogits(nn.Module):
 
 def fasterai_case(b):
     "fasterai's KnowledgeDistillationCallback, one teacher"
-    from fasterai.distill.all import KnowledgeDistillationCallback, SoftTarget
+    from fasterai.distill.all import KnowledgeDistillationCallback, SoftTarget   # late: an optional package
     dls = image_dls(b.data, bs=b.s.bs, n_views=1, device=b.device, channels_last=True)
-    teacher = copy.deepcopy(b.nets[0]).requires_grad_(False)
-    return learner_case(Learner(dls, PlainLogits(b.student()), CrossEntropyLossFlat(), cbs=KnowledgeDistillationCallback(teacher, SoftTarget)))
+    distill = KnowledgeDistillationCallback(copy.deepcopy(b.nets[0]).requires_grad_(False), SoftTarget)
+    return learner_case(Learner(dls, PlainLogits(b.student()), CrossEntropyLossFlat(), cbs=distill))
+
+# %% ../../nbs/study/14_cases.ipynb #421b3aff
+def _torchdistill_config(s):
+    "torchdistill's configuration of one epoch of KD"
+    ends = {f'{who}_module_{k}': v for who in ('student', 'teacher') for k,v in (('path', '.'), ('io', 'output'))}
+    kd_args = dict(ends, temperature=4., alpha=.1, reduction='batchmean')
+    kd = dict(criterion=dict(key='KDLoss', kwargs=kd_args), weight=1.)
+    workers = dict(num_workers=s.workers, persistent_workers=s.workers>0)
+    sampler = dict(class_or_func=RandomSampler)
+    loader = dict(dataset_id='train', sampler=sampler, kwargs=dict(batch_size=s.bs, **workers))
+    batch_only = dict(forward_proc='forward_batch_only')
+    return dict(num_epochs=1, teacher=dict(batch_only, requires_grad=False), student=dict(batch_only),
+                criterion=dict(key='WeightedSumLoss', kwargs=dict(sub_terms=dict(kd=kd))), train_data_loader=loader,
+                optimizer=dict(key='SGD', kwargs=dict(lr=1e-2, momentum=.9)))
 
 def torchdistill_case(b):
     "torchdistill's DistillationBox with KDLoss, one teacher"
-    import torchdistill.core.interfaces, torchdistill.losses.mid_level, torchdistill.losses.high_level
-    from torchdistill.core.distillation import get_distillation_box
-    path = dict(student_module_path='.', student_module_io='output', teacher_module_path='.', teacher_module_io='output')
-    kd = dict(criterion=dict(key='KDLoss', kwargs=dict(path, temperature=4., alpha=.1, reduction='batchmean')), weight=1.)
-    batch_only = dict(forward_proc='forward_batch_only')
-    config = dict(
-        num_epochs=1, teacher=dict(batch_only, requires_grad=False), student=dict(batch_only), criterion=dict(key='WeightedSumLoss', kwargs=dict(sub_terms=dict(kd=kd))),
-        train_data_loader=dict(dataset_id='train', sampler=dict(class_or_func=RandomSampler),
-                               kwargs=dict(batch_size=b.s.bs, num_workers=b.s.workers, persistent_workers=b.s.workers>0)),
-        optimizer=dict(key='SGD', kwargs=dict(lr=1e-2, momentum=.9)))
-    box = get_distillation_box(copy.deepcopy(b.nets[0]), PlainLogits(b.student(channels_last=False)), dict(train=PILImages(b.data)), config, b.device, None, False, 1)
+    import torchdistill.core.interfaces   # late: an optional package
+    import torchdistill.losses.mid_level, torchdistill.losses.high_level   # late: an optional package
+    from torchdistill.core.distillation import get_distillation_box   # late: an optional package
+    teacher,student = copy.deepcopy(b.nets[0]),PlainLogits(b.student(channels_last=False))
+    data,config = dict(train=PILImages(b.data)),_torchdistill_config(b.s)
+    box = get_distillation_box(teacher, student, data, config, b.device, None, False, 1)
     def step(x, y, extra):
         box.post_forward_process(loss=box.forward_process(x.to(b.device), y.to(b.device), extra))
     def batches():
@@ -242,24 +271,37 @@ def torchdistill_case(b):
     return loop_case(batches, step)
 
 # %% ../../nbs/study/14_cases.ipynb #8a8a7a5b
-MAIN_CASES = dict(limit=bare_loop, branched=branched, ekd_warm=ekd_warm, ekd_cold=ekd_cold, ekd_cold_bf16=ekd_cold_bf16, ekd_live=ekd_live, textbook=textbook, fasterai=fasterai_case, torchdistill=torchdistill_case)
+MAIN_CASES = dict(limit=bare_loop, branched=branched, ekd_warm=ekd_warm, ekd_cold=ekd_cold, ekd_cold_bf16=ekd_cold_bf16,
+                  ekd_live=ekd_live, textbook=textbook, fasterai=fasterai_case, torchdistill=torchdistill_case)
 
 # %% ../../nbs/study/14_cases.ipynb #291b702d
-def scaling_cases(b):
-    "name -> case; the number is the last word"
-    grow = {f'warm teachers {t}': lambda t=t: b.warm_memo_case(b.small_teachers(t)) for t in range(1,6)}
-    grow |= {f'live teachers {t}': lambda t=t: learner_case(b.learner(b.small_teachers(t))) for t in range(1,6)}
-    grow |= {f'warm branches {n}': lambda n=n: b.warm_memo_case(b.small_teachers(), n=n) for n in range(1,6)}
-    grow |= {f'warm images {n}': lambda n=n: b.warm_memo_case(b.small_teachers(), images=n) for n in (b.s.images//2, b.s.images, 2*b.s.images)}
-    return grow
+def _warm(b, n_teachers=3, **kw): return lambda: b.warm_memo_case(b.small_teachers(n_teachers), **kw)
+def _live(b, make_teachers): return lambda: learner_case(b.learner(make_teachers()))
 
-def option_cases(b):
-    "name -> (case, name of the case it is compared with: the same but for this one switch)"
-    warm = lambda **kw: lambda: b.warm_memo_case(b.small_teachers(), **kw)
-    live = lambda ts: lambda: learner_case(b.learner(ts()))
+def scaling_cases(
+    b:Bench,
+)->dict: # name -> function that builds the case; the number is the last word of the name
+    "Cases with 1 to 5 teachers, 1 to 5 branches, and half to twice the images"
+    n = b.s.images
+    grow = {f'warm teachers {t}': _warm(b, t) for t in range(1,6)}
+    grow |= {f'live teachers {t}': _live(b, partial(b.small_teachers, t)) for t in range(1,6)}
+    grow |= {f'warm branches {k}': _warm(b, n=k) for k in range(1,6)}
+    return grow | {f'warm images {k}': _warm(b, images=k) for k in (n//2, n, 2*n)}
+
+def option_cases(
+    b:Bench,
+)->dict: # name -> (function that builds the case, name of the same case without this option)
+    "Options of training, one at a time"
     one = TeacherEnsemble(b.nets[:1], feature_grid=FEATURE_GRID)
     sgd,plain = 'opt_func=partial(SGD, mom=.9)','live teachers as they are'
-    return {'default': (warm(), None), 'loss=EKDLoss()': (lambda: b.warm_memo_case(b.light[:3], loss=EKDLoss()), 'default'), 'channels_last=False': (warm(channels_last=False), 'default'), 'stacked=True': (lambda: b.warm_memo_case(b.small_teachers(), student=b.student(grouped=True)), 'default'),
-            'cbs=Bfloat16()': (lambda: b.warm_memo_case(b.small_teachers(), cbs=BF16Callback()), 'default'), sgd: (warm(opt_func=partial(SGD, mom=.9, decouple_wd=False), wd_bn_bias=True), 'default'),
-            'opt_func=FusedSGD': (warm(opt_func=FusedSGD, wd_bn_bias=True), sgd), plain: (live(lambda: one), None),
-            'fast_teachers(…)': (live(lambda: optimize_teachers(one)), plain), "fast_teachers(…, 'bfloat16')": (live(lambda: optimize_teachers(one, 'bfloat16')), plain)}
+    sgd_args = dict(opt_func=partial(SGD, mom=.9, decouple_wd=False), wd_bn_bias=True)
+    return {'default': (_warm(b), None),
+            'loss=EKDLoss()': (lambda: b.warm_memo_case(b.light[:3], loss=EKDLoss()), 'default'),
+            'channels_last=False': (_warm(b, channels_last=False), 'default'),
+            'stacked=True': (lambda: b.warm_memo_case(b.small_teachers(), student=b.student(grouped=True)), 'default'),
+            'cbs=Bfloat16()': (lambda: b.warm_memo_case(b.small_teachers(), cbs=BF16Callback()), 'default'),
+            sgd: (_warm(b, **sgd_args), 'default'),
+            'opt_func=FusedSGD': (_warm(b, opt_func=FusedSGD, wd_bn_bias=True), sgd),
+            plain: (_live(b, lambda: one), None),
+            'fast_teachers(…)': (_live(b, lambda: optimize_teachers(one)), plain),
+            "fast_teachers(…, 'bfloat16')": (_live(b, lambda: optimize_teachers(one, 'bfloat16')), plain)}

@@ -27,7 +27,8 @@ from ..arrays import stratified_subset
 from ..checkpoint import Checkpoint
 from ..core import EKDError, expect, short_digest
 from ..data import image_dls
-from ..evaluate import MeanEnsemble, branch_costs, evaluate_student, matrix_to_json, teacher_similarity
+from ..evaluate import (MeanEnsemble, branch_costs, evaluate_student, get_logits, matrix_to_json,
+                             teacher_similarity)
 from ..learner import ekd_learner, teacher_learner
 from ..memo import TeacherMemo, free_memory, load_memo, save_memo
 from ..models import count_flops, count_params
@@ -38,6 +39,7 @@ from .methods import Method, make_loss, make_student, method
 from .protocols import Protocol, student_epochs, teacher_epochs, training_rows
 from .records import provenance
 from ..teachers import TeacherEnsemble, load_teacher, read_manifest, save_teacher
+from ..uncertainty import uncertainty_record
 
 # %% ../../nbs/study/04_runs.ipynb #bc291b12
 def learner_kwargs(
@@ -357,6 +359,23 @@ def run(
     return record | extended_metrics(learn.model, p, data, dls, teachers, eval_split),learn
 
 # %% ../../nbs/study/04_runs.ipynb #3b12ca1f
+def _teacher_logits(teachers, dl, n_images=2000):
+    "Logits of the teachers for the first images, [T,n,C]"
+    res,left = [],n_images
+    for x,_ in dl:
+        with torch.no_grad(): res.append(teachers(x.as_subclass(torch.Tensor)[:left]).logits.cpu())
+        left -= res[-1].shape[1]
+        if left<=0: break
+    return torch.cat(res, 1)
+
+def _uncertainty(model, dl, teachers):
+    "How well the student knows its errors, see `uncertainty_record`"
+    z,y,branches = get_logits(model, dl)
+    several = branches is not None and len(branches)>1
+    theirs = _teacher_logits(teachers, dl) if several and teachers is not None else None
+    return uncertainty_record(z, y, branches, theirs)
+
+# %% ../../nbs/study/04_runs.ipynb #1e24206d
 def extended_metrics(
     model, # a trained student
     p:Protocol,
@@ -365,12 +384,13 @@ def extended_metrics(
     teachers=None, # None: those of the package, where they belong to the protocol
     eval_split:str='test',
 )->dict: # keys of a record
-    "Extra test metrics: corruption accuracy, branch–teacher CKA, cost per number of branches"
+    "Extra test metrics: uncertainty, cost per number of branches, branch–teacher CKA, corruption accuracy"
     res = dict(keep_costs=branch_costs(model, (data.channels, *data.size))) if getattr(model, 'n_branches', 1)>1 else {}
+    if eval_split=='test': res['uncertainty'] = _uncertainty(model, dls[-1], teachers)
     if eval_split!='test' or data.size!=(32,32): return res
     if teachers is None and pretrained_manifests(data, p.teachers):
         teachers = pretrained_teachers(data, p.teachers).to(dls.device)
-    if res and teachers is not None:
+    if 'keep_costs' in res and teachers is not None:
         res['teacher_similarity'] = matrix_to_json(teacher_similarity(model, teachers, dls[-1]))
     return res | dict(corruptions=corruption_accuracy(model, data))
 
