@@ -24,11 +24,7 @@ class FeatureLoss(SingleStudentLoss):
     "A method that compares the last feature maps, beside soft targets"
     defaults,kd_weight,uses = dict(weight=1.),1.,'features'
     @property
-<<<<<<< HEAD
     def needs_features(self): return self.peak('beta')>0
-=======
-    def gamma(self): return self.beta   # above 0: the loss needs the teachers' feature maps
->>>>>>> 964190c (reproduce: a demonstration by default, one sentence, estimates from real steps, help with presets and methods; baselines, cases, benchmark: short cells; uncertainty)
 
     def concat_features(self, features):
         "Feature maps of the teachers learned from, as one wide map"

@@ -105,7 +105,7 @@ def setup_key(
 
 def _needs_features(job):
     "Does a job's loss compare feature maps?"
-    return make_loss(job.protocol, method(job.method), 0).gamma>0
+    return make_loss(job.protocol, method(job.method), 0).needs_features
 
 def _uses_memo(job):
     "Does a job learn from teacher outputs that a cache holds?"

@@ -295,7 +295,7 @@ def _loss_and_teachers(p, m, teachers, manifests, memo, device):
         teachers = TeacherEnsemble([teachers.models[best]], feature_grid=m.feature_grid).to(device)
         best,memo = 0,None
     loss = make_loss(p, m, best)
-    if memo is not None and loss.gamma and not memo.features: memo = None
+    if memo is not None and loss.needs_features and not memo.features: memo = None
     return loss,teachers,memo
 
 def method_learner(
