@@ -1,4 +1,4 @@
-"""The claims of the abstract, each as something that records can answer; and what was tried on validation images
+"""The claims of the abstract as questions that records can answer, and what was tried on validation images
 
 Docs: https://ekd-nb.github.io/ekd_nb/study/claims.html.md"""
 
@@ -6,15 +6,18 @@ Docs: https://ekd-nb.github.io/ekd_nb/study/claims.html.md"""
 
 # %% auto #0
 __all__ = ['ensemble_gain', 'own_teacher_cka_gap', 'corrupted_accuracy', 'final_distill_error', 'gain_by_fraction', 'gain_change',
-           'variance_test', 'describe_variant', 'choice_records', 'ablation', 'ablation_table', 'paired_by_variant',
-           'paired_by_variant_table', 'claims', 'competitors', 'compare_competitors']
+           'VarianceTest', 'variance_test', 'describe_variant', 'choice_records', 'ablation', 'seeds_text',
+           'ablation_table', 'paired_by_variant', 'paired_by_variant_table', 'Finding', 'compare_competitors', 'claims',
+           'scorecard']
 
 # %% ../../nbs/study/12_claims.ipynb #92fac773
-from pathlib import Path
-from .tables import by_seed, paired_difference, mean_ci, join_words, markdown_table, format_difference, verdict
+from typing import NamedTuple
+from .tables import compare, competitors, decides, markdown_table
 from .methods import METHODS, DEFAULT_METHOD, relevant_fields, method
 from .protocols import protocol
-from .records import load_records, mean_std, percent, filter_setting
+from .records import filter_setting, load_records, results_dir
+from .stats import (SMALLEST, Difference, by_seed, format_difference, join_words, mean_ci, mean_std,
+                                paired_difference, percent, verdict)
 from .style import label
 
 # %% ../../nbs/study/12_claims.ipynb #d66e2dd7
@@ -45,12 +48,13 @@ def corrupted_accuracy(
 def final_distill_error(
     r:dict, # a record
     part:str='hint' # or `kd_branch`
-) -> float: # mean over the last epoch's training images and over branches, without its weight; None where there is no such term
-    "What a branch still gets wrong about its teachers on the images it learns from"
+) -> float: # mean over the last epoch's training images and branches, without its weight; None without such a term
+    "The remaining error of a branch about its teachers on its training images"
     v, weight = (r.get('curves') or {}).get(part), r['protocol'][{'hint': 'gamma', 'kd_branch': 'beta'}[part]]
     if not v or v[-1] is None or not weight: return None
     return v[-1]/weight/(len(r['branch_accuracy']) if r['protocol']['reduce']=='sum' else 1)
 
+# %% ../../nbs/study/12_claims.ipynb #2e413442
 def gain_by_fraction(
     records:list, # of one setting, all fractions
     a:str=DEFAULT_METHOD,
@@ -67,84 +71,122 @@ def gain_change(
     records:list, # of one setting, all fractions
     a:str=DEFAULT_METHOD,
     b:str='plain'
-) -> tuple: # (mean, half the 95 % interval, number of seeds), least fraction, greatest
-    "Gain with the least data minus gain with the most, paired over seeds; shares where all but one seed failed are passed over"
-    g = gain_by_fraction(records, a, b)
-    g = {f: d for f,d in g.items() if len(d)>1} if sum(len(d)>1 for d in g.values())>1 else g
-    if len(g)<2: return (None, None, 0), None, None
+) -> tuple: # (`Difference`, least fraction, greatest fraction)
+    "Gain with the least data minus gain with the most, paired over seeds; runs that decide nothing are left out"
+    g = gain_by_fraction([r for r in records if decides(r)], a, b)
+    several = {f: d for f,d in g.items() if len(d)>1}
+    g = several if len(several)>1 else g
+    if len(g)<2: return Difference(), None, None
     lo, hi = min(g), max(g)
     return mean_ci(g[lo][s]-g[hi][s] for s in g[lo] if s in g[hi]), lo, hi
 
 # %% ../../nbs/study/12_claims.ipynb #3f59c396
+class VarianceTest(NamedTuple):
+    "Spread over seeds of an ensemble and of its branches"
+    ensemble:float=None # standard deviation of the ensemble's accuracy
+    branch:float=None   # mean standard deviation of a branch's accuracy
+    p:float=None        # that the ensemble varies less than every branch; None with fewer than three seeds
+    n:int=0             # seeds
+
 def variance_test(
     records:list, # of one setting and fraction
     name:str=DEFAULT_METHOD
-) -> tuple: # (deviation over seeds of the ensemble, mean deviation of a branch, p, seeds); None where there are too few
+) -> VarianceTest:
     "Does the accuracy of the ensemble vary less over seeds than that of every branch? (Pitman–Morgan)"
     rs = [r for r in records if r['method']==name and len(r['branch_accuracy'])>1]
-    if len(rs)<3: return None, None, None, len(rs)
-    from scipy.stats import pearsonr
+    if len(rs)<3: return VarianceTest(n=len(rs))
+    from scipy.stats import pearsonr # late: the package is used without scipy's statistics
     x = [r['test_accuracy'] for r in rs]
     ys = list(zip(*[r['branch_accuracy'] for r in rs]))
-    ps = [pearsonr([a+b for a,b in zip(x,y)], [a-b for a,b in zip(x,y)], alternative='less').pvalue for y in ys]
-    return mean_std(x)[1], mean_std([mean_std(y)[1] for y in ys])[0], float(max(ps)), len(rs)
+    def p(y): return pearsonr([a+b for a,b in zip(x,y)], [a-b for a,b in zip(x,y)], alternative='less').pvalue
+    return VarianceTest(mean_std(x)[1], mean_std([mean_std(y)[1] for y in ys])[0], float(max(map(p, ys))), len(rs))
 
 # %% ../../nbs/study/12_claims.ipynb #861c575d
-def _word(v): return '+'.join(map(str, v)) or 'none' if isinstance(v, (list, tuple)) else f'{v:g}' if isinstance(v, float) else str(v)
+def _word(v):
+    if isinstance(v, (list, tuple)): return '+'.join(map(str, v)) or 'none'
+    return f'{v:g}' if isinstance(v, float) else str(v)
 
 def describe_variant(
     r:dict # a record
 ) -> str:
     "How a record's protocol differs from the one that its name has today"
-    m = method(r['method'])
-    now, then = relevant_fields(protocol(r['data'], r['preset']), m), relevant_fields(r['protocol'], m)
-    named = r.get('variant') or ''
+    m, named = method(r['method']), r.get('variant') or ''
     if named and '=' not in named: return named
+    now, then = relevant_fields(protocol(r['data'], r['preset']), m), relevant_fields(r['protocol'], m)
     return ', '.join(f'{k} {_word(v)}' for k,v in then.items() if v!=now[k]) or 'default'
 
 def choice_records(
     data:str='cifar10',      # data set
     preset:str='small',      # protocol
     teacher_data:str='full', # `full` or `same`
-    folder='../../results'   # that holds `choices`
+    folder=None              # that holds `choices`; None: the project's
 ) -> list: # of records
     "Validation records of one protocol and its variants"
-    rs = load_records(Path(folder)/'choices', data=data, preset=preset, evaluated_on='valid', fraction=1.)
-    return filter_setting([r if method(r['method']).has_teacher else dict(r, teacher_data='none') for r in rs if r['method'] in METHODS], teacher_data)
+    rs = load_records(results_dir(folder)/'choices', data=data, preset=preset, evaluated_on='valid', fraction=1.)
+    rs = [r for r in rs if r['method'] in METHODS]
+    rs = [r if method(r['method']).has_teacher else dict(r, teacher_data='none') for r in rs]
+    return filter_setting(rs, teacher_data)
 
+# %% ../../nbs/study/12_claims.ipynb #4a48673a
 def ablation(
     records:list, # from `choice_records`
-    a:str=DEFAULT_METHOD # the method that stands first, whose default every row is compared with
-) -> list: # of dicts 'method', 'change', 'params', 'accuracy' (a list), and (mean, half, number) of 'difference' to the method's own default and 'to_ours' to that of `a`
+    a:str=DEFAULT_METHOD # the method in the first rows, with whose default every row is compared
+) -> list: # of dicts: 'method', 'change', 'params', 'accuracy' (list), 'difference' to its own default, 'to_ours' to a's
     "Every variant that was tried"
-    rows = {}
-    for r in records: rows.setdefault((r['method'], describe_variant(r)), {}).setdefault(r['seed'], r)
-    def minus(key, base): return mean_ci(r['test_accuracy']-rows[base][s]['test_accuracy'] for s,r in rows[key].items() if key!=base and s in rows.get(base, {}))
-    order = sorted(rows, key=lambda k: ([*METHODS].index(k[0]) if k[0]!=a else -1, k[1]!='default', k[1]))
-    return [dict(method=m, change=c, params=next(iter(rows[m,c].values()))['params'], accuracy=[r['test_accuracy'] for r in rows[m,c].values()],
-                 difference=minus((m, c), (m, 'default')), to_ours=minus((m, c), (a, 'default'))) for m,c in order]
+    runs = {}
+    for r in records: runs.setdefault((r['method'], describe_variant(r)), {}).setdefault(r['seed'], r)
+    def accuracy(key): return {s: r['test_accuracy'] for s,r in runs.get(key, {}).items()}
+    def minus(key, base):
+        x, y = accuracy(key), accuracy(base)
+        return mean_ci(x[s]-y[s] for s in x if s in y and key!=base)
+    def row(key):
+        first = next(iter(runs[key].values()))
+        return dict(method=key[0], change=key[1], params=first['params'], accuracy=[*accuracy(key).values()],
+                    difference=minus(key, (key[0], 'default')), to_ours=minus(key, (a, 'default')))
+    rank = {m: i for i,m in enumerate([a, *METHODS])}
+    rank[a] = -1
+    return [row(key) for key in sorted(runs, key=lambda k: (rank[k[0]], k[1]!='default', k[1]))]
 
+def seeds_text(
+    d:Difference,
+    n:int # seeds of the row
+) -> str: # for example '1: within ± 1 point of noise'
+    "How many seeds a difference rests on; a single one is marked as noise"
+    if n>1 or d.mean is None: return str(n)
+    return '1: within ± 1 point of noise' if abs(d.mean)<=.01 else '1: ± 1 point of noise'
+
+# %% ../../nbs/study/12_claims.ipynb #c9898625
 def ablation_table(
     rows:list # from `ablation`
 ) -> str: # markdown
     "Every variant: validation accuracy, difference to the default of its method and to that of `DEFAULT_METHOD`"
-    head = {'method': '', 'change': '', 'parameters': ':', 'validation accuracy, %': ':', 'minus its own default, points': ':', f'minus {label(DEFAULT_METHOD)}, points': ':', 'seeds': ':'}
-    return markdown_table(head, [[label(r['method']), r['change'], f"{r['params']:,}", percent(r['accuracy']), '' if r['change']=='default' else format_difference(r['difference']),
-                                  '' if (r['method'], r['change'])==(DEFAULT_METHOD, 'default') else format_difference(r['to_ours']), len(r['accuracy'])] for r in rows])
+    head = {'method': '', 'change': '', 'validation accuracy, %': ':', 'minus its own default, points': ':',
+            f'minus {label(DEFAULT_METHOD)}, points': ':', 'parameters': ':', 'seeds': ':'}
+    def cells(r):
+        own = '' if r['change']=='default' else format_difference(r['difference'])
+        ours = '' if (r['method'], r['change'])==(DEFAULT_METHOD, 'default') else format_difference(r['to_ours'])
+        d = r['to_ours'] if r['change']=='default' else r['difference']
+        return [label(r['method']), r['change'], percent(r['accuracy']), own, ours, f"{r['params']:,}",
+                seeds_text(d, len(r['accuracy']))]
+    return markdown_table(head, [cells(r) for r in rows])
 
 # %% ../../nbs/study/12_claims.ipynb #0b9e5a62
 def paired_by_variant(
     records:list, # from `choice_records`
     against,      # methods
     a:str=DEFAULT_METHOD
-) -> list: # of dicts 'change', 'accuracy' of `a` (a list), 'differences' (one (mean, half, number) of a − b for each of `against`)
+) -> list: # of dicts 'change', 'accuracy' of `a` (a list), 'differences' (of a − b, for each of `against`)
     "A method minus others under every change that it and at least one of them were tried with"
     runs = {}
-    for r in records: runs.setdefault(describe_variant(r), {}).setdefault(r['method'], {}).setdefault(r['seed'], r['test_accuracy'])
+    for r in records:
+        of_change = runs.setdefault(describe_variant(r), {})
+        of_change.setdefault(r['method'], {}).setdefault(r['seed'], r['test_accuracy'])
     def row(change):
-        of = runs[change]
-        return dict(change=change, accuracy=[*of[a].values()], differences=[mean_ci(of[a][s]-v for s,v in of.get(b, {}).items() if s in of[a]) for b in against])
-    return [row(c) for c in sorted(runs, key=lambda c: (c!='default', c)) if a in runs[c] and any(b in runs[c] for b in against)]
+        x, of = runs[change][a], runs[change]
+        differences = [mean_ci(x[s]-v for s,v in of.get(b, {}).items() if s in x) for b in against]
+        return dict(change=change, accuracy=[*x.values()], differences=differences)
+    shared = [c for c,of in runs.items() if a in of and any(b in of for b in against)]
+    return [row(c) for c in sorted(shared, key=lambda c: (c!='default', c))]
 
 def paired_by_variant_table(
     rows:list, # from `paired_by_variant`
@@ -153,59 +195,130 @@ def paired_by_variant_table(
 ) -> str: # markdown
     "Validation accuracy under every change, and differences to other methods under it"
     head = {'change': '', f'{label(a)}, %': ':', **{f'minus {label(b)}, points': ':' for b in against}, 'seeds': ':'}
-    return markdown_table(head, [[r['change'], percent(r['accuracy']), *map(format_difference, r['differences']), len(r['accuracy'])] for r in rows])
+    def cells(r):
+        n = len(r['accuracy'])
+        seeds = n if n>1 else '1: ± 1 point of noise'
+        return [r['change'], percent(r['accuracy']), *map(format_difference, r['differences']), seeds]
+    return markdown_table(head, [cells(r) for r in rows])
 
-# %% ../../nbs/study/12_claims.ipynb #30aa0a83
-def claims(
-    records:list, # of one setting, all fractions
-    steps=(), # records with as many steps for every fraction, see `equal_step_records`
-    a:str=DEFAULT_METHOD # a method that teaches branches
-) -> list: # of (claim, measured as, outcome, by)
-    "A verdict for every claim of the abstract"
-    rs = [r for r in records if r['fraction']==1.]
-    seeds = lambda d, scale=100, digits=1, unit=' points': f'{format_difference(d, scale, digits)}{unit}, {d[2]} seeds' if d[0] is not None else ''
-    def pair(claim, how, b, key='test_accuracy', *unit, higher=True):
-        d = paired_difference(rs, a, b, key)
-        return claim, how, verdict(d, higher), seeds(d, *unit)
-    def own(claim, how, key, *unit):
-        d = mean_ci(by_seed(rs, a, key).values())
-        return claim, how, verdict(d), seeds(d, *unit)
-    def grown(records, when=''):
-        d, lo, hi = gain_change(records, a)
-        at = f'with {100*lo:g} % of the images − with {100*hi:g} %' if lo else 'least data − most data'
-        return 'larger gains with limited data', f'EKD − plain, {at}{when}', verdict(d), seeds(d)
-    ens, branch, p, n = variance_test(rs, a)
-    varies = ('not measured', '') if p is None else ('supported' if p<.05 else 'not supported', f'deviation over seeds {100*ens:.2f}, of a branch {100*branch:.2f} points, p {p:.2f}, {n} seeds')
-    return [pair('better than plain training', 'EKD − the plain student, labels', 'plain'),
-            pair('better than plain training', 'EKD − a plain student of as many parameters, labels', 'wide'),
-            pair('better generalisation', 'NLL of test images, EKD − the plain student, labels', 'plain', 'nll', 1, 3, ' nats', higher=False),
-            pair('better generalisation', 'accuracy on spoiled images, EKD − the plain student, labels', 'plain', corrupted_accuracy),
-            pair('heterogeneous branches', 'disagreement of branches, EKD − the student with whole branches on labels', 'branched', 'disagreement'),
-            pair('heterogeneous branches', 'disagreement of branches, EKD − whole branches, every one from the average', 'ekd_avg', 'disagreement'),
-            own('heterogeneous branches', "CKA of a branch with its own teacher − with the others'", own_teacher_cka_gap, 1, 3, ''),
-            own('an ensemble better than its branches', 'ensemble − mean branch', ensemble_gain),
-            ('an ensemble of lower variance', 'variance over seeds, ensemble against each branch (Pitman–Morgan)', *varies),
-            grown(records, ', as many epochs'), grown(steps, ', as many steps'),
-            compare_competitors(rs, a), compare_competitors(rs, a, hinted=True)]
+# %% ../../nbs/study/12_claims.ipynb #c03a863a
+class Finding(NamedTuple):
+    "What records show about one reading of a claim"
+    claim:str    # of the abstract
+    measure:str  # what was measured
+    outcome:str  # from `verdict`, or in words
+    number:str   # difference, interval and seeds
+    detail:str='' # more, for a reader who wants it
 
-def competitors(
-    hinted:bool=False # one plain student with all of EKD's hints, instead of methods of other papers
-) -> list: # names
-    "The other methods that teach one student, of about EKD's parameters or fewer"
-    one_network = [m for m in METHODS.values() if m.has_teacher and m.student and not m.several]
-    return [m.name for m in one_network if (m.loss=='ekd' and m.hints)==hinted]
+    @property
+    def mark(self):
+        "✓ supported, ✗ not supported, ~ not settled, – not measured"
+        marks = {'supported': '✓', 'not supported': '✗', 'not measured': '–'}
+        return next((m for start,m in marks.items() if self.outcome.startswith(start)), '~')
+
+class _Question(NamedTuple):
+    "A difference of `a` to another method, as a reading of a claim"
+    claim:str
+    measure:str
+    other:str # a method
+    key:object='test_accuracy' # of a record, or a function of one
+    scale:float=100
+    digits:int=1
+    unit:str=' points'
+    higher:bool=True
+    least:float=SMALLEST
+
+_BETTER,_GENERAL,_HETERO = 'better than plain training','better generalisation','heterogeneous branches'
+_PAIRS = (
+    _Question(_BETTER, 'accuracy, {a} − the plain student, labels', 'plain'),
+    _Question(_BETTER, 'accuracy, {a} − one network of its size, labels', 'wide'),
+    _Question(_GENERAL, 'NLL of test images, {a} − the plain student', 'plain', 'nll', 1, 3, ' nats', False, .01),
+    _Question(_GENERAL, 'accuracy on corrupted images, {a} − the plain student', 'plain', corrupted_accuracy),
+    _Question(_HETERO, 'disagreement, {a} − the branched student, labels', 'branched', 'disagreement', least=.01),
+    _Question(_HETERO, 'disagreement, {a} − branches taught by the average', 'ekd_avg', 'disagreement', least=.01))
+
+# %% ../../nbs/study/12_claims.ipynb #2b616e2c
+def _size_text(records, a, b):
+    "Parameters of both sides of a difference"
+    n = {m: next((r['params'] for r in records if r['method']==m), None) for m in (a, b)}
+    return f'{n[a]:,} parameters against {n[b]:,}' if all(n.values()) else ''
+
+def _number(d, scale=100, digits=1, unit=' points'):
+    return f'{format_difference(d, scale, digits)}{unit} ({d.n} seeds)' if d.n else ''
+
+def _pair(records, a, q):
+    d = paired_difference(records, a, q.other, q.key)
+    number, detail = _number(d, q.scale, q.digits, q.unit), _size_text(records, a, q.other)
+    return Finding(q.claim, q.measure.format(a=label(a)), verdict(d, q.higher, q.least), number, detail if d.n else '')
+
+def _own(records, a, claim, measure, key, *how, least):
+    d = mean_ci(by_seed(records, a, key).values())
+    return Finding(claim, measure, verdict(d, least=least), _number(d, *how))
+
+def _grown(records, a, when):
+    d, lo, hi = gain_change(records, a)
+    shares = f'with {100*lo:g} % of the images − with {100*hi:g} %' if lo else 'with the least data − with the most'
+    measure = f'{label(a)} − plain: gain {shares}, {when}'
+    return Finding('larger gains with limited data', measure, verdict(d, least=SMALLEST), _number(d))
+
+def _steady(records, a):
+    t = variance_test(records, a)
+    outcome = 'not measured' if t.p is None else 'not settled'
+    if t.p is not None and t.p<.05: outcome = 'supported'
+    number = ''
+    if t.p is not None: number = f'{100*t.ensemble:.2f} against {100*t.branch:.2f} points, p {t.p:.2f} ({t.n} seeds)'
+    return Finding('an ensemble of lower variance', 'deviation over seeds, ensemble against a branch', outcome, number)
+
+# %% ../../nbs/study/12_claims.ipynb #67d1492b
+_OUTCOMES = {1: 'ahead of', -1: 'behind', 0: 'not settled against', 'alone': 'not settled among so many against',
+             'small': 'as good as', None: 'one seed against'}
 
 def compare_competitors(
     records:list, # of one setting and fraction
     a:str=DEFAULT_METHOD, # a method that teaches branches
     hinted:bool=False # see `competitors`
-) -> tuple: # (claim, measured as, outcome, by)
-    "A method against every other one that learns from teachers"
+) -> Finding:
+    "A method against every other one that teaches one student; their number is allowed for (Holm)"
     names = competitors(hinted)
-    ds = {m: d for m in names if (d := paired_difference(records, a, m))[1] is not None}
-    at = lambda v: [label(m) for m,d in ds.items() if verdict(d).startswith(v)]
-    won, lost, open_ = at('supported'), at('not supported (the opposite'), at('not supported (the interval')
-    by = '; '.join(f'{w} {join_words(ms)}' for w,ms in (('ahead of', won), ('not settled against', open_), ('behind', lost), ('not measured:', [label(m) for m in names if m not in ds])) if ms)
-    outcome = 'not measured' if not ds else 'supported' if len(won)==len(names) else f'not supported (ahead of {len(won)} of {len(ds)} that were measured)' if len(won)<len(ds) else f'supported against the {len(ds)} that were measured'
-    how = 'EKD − each student with the same hints and one branch or none' if hinted else 'EKD − each method of another paper'
-    return 'better than other distillation methods', how, outcome, by if ds else ''
+    found = compare(records, names, a)
+    n, won, lost = sum(map(len, found.values())), len(found[1]), len(found[-1])
+    forms = sum(m.startswith('kd') for m in names)
+    others = f'methods of other papers ({forms} are forms of KD)'
+    if hinted: others = 'students with the same hints and one branch or none'
+    measure = f'{label(a)} − each of {len(names)} {others}'
+    parts = [f'{_OUTCOMES[k]} {join_words([label(m) for m in ds])}' for k,ds in found.items() if ds]
+    lack = [label(m) for m in names if not any(m in ds for ds in found.values())]
+    if lack and n: parts.append(f'not measured: {join_words(lack)}')
+    outcome = 'supported' if won==len(names) else f'ahead of {won} of {n}'
+    if not n: outcome = 'not measured'
+    elif lost and not won: outcome = 'not supported (behind)'
+    number = f'ahead of {won}, behind {lost}, of {n} measured' if n else ''
+    return Finding('better than other distillation methods', measure, outcome, number, '; '.join(parts))
+
+# %% ../../nbs/study/12_claims.ipynb #b08d708e
+def claims(
+    records:list, # of one setting, all fractions
+    steps=(), # records with as many steps for every fraction (`equal_step_records`); without, limited data is left out
+    a:str=DEFAULT_METHOD # a method that teaches branches
+) -> list: # of `Finding`
+    "A verdict for every claim of the abstract"
+    rs = [r for r in records if r['fraction']==1.]
+    found = [_pair(rs, a, q) for q in _PAIRS]
+    found.append(_own(rs, a, _HETERO, "CKA of a branch with its own teacher − with the others'",
+                      own_teacher_cka_gap, 1, 3, '', least=.01))
+    found.append(_own(rs, a, 'an ensemble better than its branches', 'accuracy, ensemble − mean branch',
+                      ensemble_gain, least=SMALLEST))
+    found.append(_steady(rs, a))
+    if steps: found += [_grown(records, a, 'as many epochs'), _grown(steps, a, 'as many steps')]
+    return [*found, compare_competitors(rs, a), compare_competitors(rs, a, hinted=True)]
+
+# %% ../../nbs/study/12_claims.ipynb #9dd9eebe
+def scorecard(
+    settings:dict # title -> list of `Finding`, all of the same questions; one may leave out the last questions of another
+) -> str: # markdown
+    "One row for each question, one column for each setting: ✓ supported, ✗ not, ~ not settled, – not measured"
+    rows = {}
+    for title,found in settings.items():
+        for f in found: rows.setdefault((f.claim, f.measure), {})[title] = f'{f.mark} {f.number}'.strip()
+    cells = [[f'**{claim}**<br>{measure}', *[of.get(t, '–') for t in settings]] for (claim,measure),of in rows.items()]
+    return markdown_table({'claim, and what was measured': '', **{t: '' for t in settings}}, cells)
