@@ -3,10 +3,11 @@ import json, os, re, subprocess, sys
 from pathlib import Path
 import pytest
 from ekd_nb.arrays import load_images
-from ekd_nb.study.tables import by_seed, is_current, page_records
+from ekd_nb.study.tables import is_current, is_stale, page_records
 from ekd_nb.study.methods import MAIN_METHODS, METHODS, relevant_fields, method
 from ekd_nb.study.protocols import protocol
-from ekd_nb.study.records import percent, read_record, record_name
+from ekd_nb.study.records import read_record, record_name
+from ekd_nb.study.stats import by_seed, percent
 
 ROOT = Path(__file__).resolve().parents[1]
 LENT = sorted((ROOT/'results/gpu').glob('*.json'))
@@ -57,3 +58,16 @@ def test_nothing_was_chosen_on_test_images():
 def test_readme_shows_what_the_records_give():
     text,records = (ROOT/'README.md').read_text(),page_records('cifar10', 'small', 'full', folder=ROOT/'results')
     for m in MAIN_METHODS: assert f'| {percent(by_seed(records, m).values())} |' in text, m
+
+def test_every_folder_of_results_is_known():
+    "A new kind of record needs a test that reads it; `suite` and `plans` have theirs in test_suite.py"
+    known = {'benchmarks', 'choices', 'distributed', 'failed', 'faults', 'gpu', 'plans', 'runs', 'suite', 'versions'}
+    assert {p.name for p in (ROOT/'results').iterdir() if p.is_dir()} <= known
+
+def test_stale_records_are_those_before_hints_were_computed_together():
+    git = lambda *a: subprocess.run(['git', '-C', ROOT, *a], capture_output=True, text=True)
+    if git('rev-parse', '--is-shallow-repository').stdout.strip()!='false': pytest.skip('no full git history here')
+    new = {c: not git('merge-base', '--is-ancestor', '8204c32', c).returncode for c in {r['commit'] for r in RECORDS.values()}}
+    hinted = {f: r for f,r in RECORDS.items() if f.parent.name=='runs' and r['data']!='digits' and r['method'] in ('ekd', 'ekd_avg')}
+    assert {f.stem for f,r in hinted.items() if is_stale(r)}=={f.stem for f,r in hinted.items() if not new[r['commit']]}
+    assert not any(is_stale(r) for r in RECORDS.values() if r['method'] not in ('ekd', 'ekd_avg'))
