@@ -22,17 +22,17 @@ from scipy.stats import t
 from ..arrays import load_images
 from ..core import EKDError, expect
 from ..pretrained import pretrained_manifests
-<<<<<<< HEAD
 from .estimate import duration_text, estimate
 from .grid import BACKENDS, EveryMinute, GridConfig, check_jobs, make_job, pending_jobs, run_grid
 from .methods import DEFAULT_METHOD, MAIN_METHODS, METHODS, method
 from .plots import method_bars
 from .protocols import (PRESETS, PROTOCOLS, Protocol, protocol, student_epochs, teacher_epochs,
                                     training_rows)
-from .records import load_records, percent, record_name
+from .records import load_records, record_name
 from .runs import teacher_path, teacher_rows
+from .stats import format_difference, paired_difference, percent
 from .style import label
-from .tables import format_difference, markdown_table, paired_difference
+from .tables import markdown_table
 
 # %% ../../nbs/study/13_reproduce.ipynb #d39ea746
 DEFAULT_PRESET = dict(digits='demo', cifar10='small', cifar100='small')
@@ -53,10 +53,6 @@ def presets_text()->str:
         images = f'{p.per_class*n_classes:,}' if p.per_class else 'all'
         rows.append(f'  {data:10}{preset:10}{images:>8}{p.epochs:>8}{_minutes_of(p):>9}  {PRESETS[preset]}')
     return '\n'.join(rows)
-=======
-from .records import load_records, record_name
-from .tables import COLUMNS, method_table
->>>>>>> ed9ef3c (One stats room and one tables room; Holm, smallest effect, remarks on records; cifar10 and fidelity open with a box)
 
 # %% ../../nbs/study/13_reproduce.ipynb #fa0729b2
 def _epilog():
@@ -392,13 +388,6 @@ def main(
     except KeyboardInterrupt:
         print('\nekd_reproduce: stopped; finished runs have their records, the same command goes on', file=sys.stderr)
         return 130
-<<<<<<< HEAD
     _report(a, names, records)
     if failed: _log(f"failed: {', '.join(failed)}")
-=======
-    ours = next((m for m in (DEFAULT_METHOD, 'ekd_light') if m in names), None)
-    log(''); log(method_table(records, names, ours, [c for c in COLUMNS if c!='device']))
-    if records: log(f'\nrecords in {Path(a.out)}' + ('' if a.no_figure else f", figure in {save_figure(records, Path(a.out)/f'{a.data}-{a.preset}.png')}"))
-    if failed: log(f"failed: {', '.join(failed)}")
->>>>>>> ed9ef3c (One stats room and one tables room; Holm, smallest effect, remarks on records; cifar10 and fidelity open with a box)
     return 1 if failed else 0
