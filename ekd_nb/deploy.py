@@ -127,7 +127,7 @@ def _check_rebuilt(student, man):
     same_answers(student, twin, probe_images(*student.image_size), f"arch: {', '.join(dict.fromkeys(man['arch']))} with these weights")
 
 def _rebuild(man):
-    kw = {} if man.get('cut') is None else dict(cut=man['cut'])
+    kw = dict(cut=man.get('cut'), size=man.get('image_size', 64))
     return branched_student(man['arch'], man['n_branches'], man['n_out'], man['split'], man['fusion'], man['in_channels'], **kw)
 
 # %% ../nbs/16_deploy.ipynb #83f7c58b
@@ -146,7 +146,7 @@ def save_student(
     names,split,cut = _student_names(s, arch, split)
     bare = s.keep(range(s.n_branches)).cpu()
     man = dict(schema=1, arch=names, split=split, fusion=bare.fusion.name, n_branches=bare.n_branches, n_out=bare.branches[0].head.out_features,
-               in_channels=bare.image_size[0], params=count_params(bare), versions=library_versions())
+               in_channels=bare.image_size[0], image_size=bare.image_size[1], params=count_params(bare), versions=library_versions())
     if cut is not None: man['cut'] = cut
     if names is not None: _check_rebuilt(bare, man)
     man.update(student_manifest(learn) if learn else {}, **info)

@@ -37,7 +37,8 @@ def _is_foldable(node, parts, calls):
 
 # %% ../nbs/14_fold.ipynb #ea4675c6
 def _fold(model):
-    "Fold one network in place; it must be in evaluation mode"
+    "Fold one network in place; it must be in evaluation mode. One without BatchNorm is returned as it is"
+    if not any(type(m) is nn.BatchNorm2d for m in model.modules()): return model
     try: graph = _Tracer().trace(model)
     except Exception as e: raise EKDError(f'model: torch.fx cannot trace {type(model).__name__} ({str(e).splitlines()[0]})') from None
     parts = dict(model.named_modules(remove_duplicate=False))
