@@ -37,8 +37,8 @@ def inside_fit(
     if learn.lock.locked(): return False
     frame = sys._getframe(1)
     while frame:
-        if frame.f_code is _TTA and frame.f_locals['self'] is learn: return False
-        if frame.f_code is _WITH_EVENTS and frame.f_locals['self'] is learn and frame.f_locals['event_type']=='fit': return True
+        if frame.f_code==_TTA and frame.f_locals['self'] is learn: return False
+        if frame.f_code==_WITH_EVENTS and frame.f_locals['self'] is learn and frame.f_locals['event_type']=='fit': return True
         frame = frame.f_back
     return False
 
