@@ -1,4 +1,4 @@
-"""What a trained student is worth: accuracy, likelihood, calibration, how different its branches are, and what it costs
+"""Measure a trained student: accuracy, likelihood, calibration, diversity of its branches, and cost
 
 Docs: https://ekd-nb.github.io/ekd_nb/evaluate.html.md"""
 
@@ -16,7 +16,7 @@ from itertools import combinations
 from contextlib import contextmanager
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
-from .core import EKDError
+from .core import EKDError, eval_mode
 from .models import count_flops, count_params
 from .features import find_features, forward_with_features
 from .teachers import TeacherEnsemble
@@ -67,9 +67,10 @@ def reliability_bins(
     y = _labels(y, logits)
     conf, pred = logits.softmax(-1).max(-1)
     which = torch.bucketize(conf, torch.linspace(0, 1, n_bins+1, dtype=conf.dtype, device=conf.device)[1:-1])
-    total = lambda v: torch.zeros(n_bins, dtype=conf.dtype, device=conf.device).index_add_(0, which, v.to(conf.dtype))
+    zeros = torch.zeros(n_bins, dtype=conf.dtype, device=conf.device)
+    def total(v): return zeros.index_add(0, which, v.to(conf.dtype))
     n = total(torch.ones_like(conf))
-    mean = lambda v: (total(v)/n.clamp(min=1)).tolist()
+    def mean(v): return (total(v)/n.clamp(min=1)).tolist()
     return {'n': n.long().tolist(), 'confidence': mean(conf), 'accuracy': mean(pred==y)}
 
 # %% ../nbs/13_evaluate.ipynb #dc8e6ab2
@@ -94,7 +95,7 @@ def pool_bins(
     "Pool the bins of several runs"
     b = {k: torch.tensor([o[k] for o in bins], dtype=torch.float64) for k in ('n', 'confidence', 'accuracy')}
     n = b['n'].sum(0)
-    mean = lambda k: ((b[k]*b['n']).sum(0)/n.clamp(min=1)).tolist()
+    def mean(k): return ((b[k]*b['n']).sum(0)/n.clamp(min=1)).tolist()
     return {'n': n.long().tolist(), 'confidence': mean('confidence'), 'accuracy': mean('accuracy')}
 
 # %% ../nbs/13_evaluate.ipynb #259bd72b
@@ -134,8 +135,10 @@ def branch_curve(
     z = _validate_logits(branch_logits, 'branch_logits', 3)
     y, n = _labels(y, z), len(z)
     if n>10: raise EKDError(f"branch_logits holds {n} branches: expected at most 10, for larger ones the sets are too many.")
-    sets = [[accuracy_score(z[list(s)].mean(0), y) for s in combinations(range(n), k)] for k in range(1, n+1)]   # (0, …, k-1) is the first set
-    return {'first': [a[0] for a in sets], 'mean': [sum(a)/len(a) for a in sets], 'min': [min(a) for a in sets], 'max': [max(a) for a in sets]}
+    def scores(k): return [accuracy_score(z[list(s)].mean(0), y) for s in combinations(range(n), k)]
+    sets = [scores(k) for k in range(1, n+1)]   # (0, …, k-1) is the first set of each
+    return {'first': [a[0] for a in sets], 'mean': [sum(a)/len(a) for a in sets],
+            'min': [min(a) for a in sets], 'max': [max(a) for a in sets]}
 
 # %% ../nbs/13_evaluate.ipynb #e5e2450f
 def _cka(a, b):
@@ -157,13 +160,6 @@ def linear_cka(
     return cka
 
 # %% ../nbs/13_evaluate.ipynb #0f0ee3a8
-@contextmanager
-def _eval(model):
-    was = [m for m in model.modules() if m.training]
-    try: yield model.eval()
-    finally:
-        for m in was: m.training = True
-
 def latencies(
     models:dict,    # name -> nn.Module, all on the device of `x`
     x:Tensor,       # one batch of images, float [B,C,H,W]
@@ -176,7 +172,7 @@ def latencies(
     times = {n: [] for n in models}
     for i in range(warmup+repeats):
         for n,m in models.items():
-            with torch.inference_mode(), _eval(m):
+            with torch.inference_mode(), eval_mode(m):
                 sync(); t = time.perf_counter()
                 m(x)
                 sync(); t = time.perf_counter()-t
@@ -223,9 +219,9 @@ def get_logits(
 ) -> tuple: # logits [n,C], labels [n], branch logits [N,n,C] or None, all on the CPU
     "Logits of a whole data set, and those of the branches when there are any"
     device = next((p.device for p in model.parameters()), torch.device('cpu'))
-    cpu = lambda t: t.as_subclass(Tensor).detach().cpu()
+    def cpu(t): return t.as_subclass(Tensor).detach().cpu()
     zs, ys, bs = [], [], []
-    with torch.no_grad(), _eval(model), record_branch_logits(model) as seen:
+    with torch.no_grad(), eval_mode(model), record_branch_logits(model) as seen:
         for x,y in dl:
             zs.append(cpu(model(x.to(device))).float()); ys.append(cpu(y))
             bs += [cpu(b).float() for b in seen]
@@ -289,8 +285,8 @@ class MeanEnsemble(nn.Module):
         self.fusion = _Mean()
 
     def forward(self, x): # images, float [B,C,H,W], normalised
-        z = self.models(x).logits if isinstance(self.models, TeacherEnsemble) else torch.stack([m(x) for m in self.models])
-        return self.fusion(z)
+        if isinstance(self.models, TeacherEnsemble): return self.fusion(self.models(x).logits)
+        return self.fusion(torch.stack([m(x) for m in self.models]))
 
 # %% ../nbs/13_evaluate.ipynb #9f001181
 def pooled_features(
@@ -305,7 +301,9 @@ def pooled_features(
     if isinstance(members, TeacherEnsemble): members = members.models
     if isinstance(members, nn.ModuleList): return [f for m in members for f in pooled_features(m, x)]
     spot = find_features(model, x)
-    if spot is None: raise EKDError(f"model: {type(model).__name__} has no feature layer: expected a network with `stages`, a pooling or a linear layer.")
+    if spot is None:
+        name = type(model).__name__
+        raise EKDError(f"model: {name} has no feature layer: expected a network with `stages`, a pooling or a linear layer.")
     return [forward_with_features(model, x, spot)[1].mean((2,3))]
 
 # %% ../nbs/13_evaluate.ipynb #8e8949ed
@@ -319,10 +317,11 @@ def teacher_similarity(
     if n_images<2: raise EKDError(f"n_images={n_images}: expected at least 2, features are compared over images.")
     device = next((p.device for p in student.parameters()), torch.device('cpu'))
     seen, left = ([], []), n_images
-    with torch.no_grad(), _eval(student), _eval(teachers):
+    with torch.no_grad(), eval_mode(student), eval_mode(teachers):
         for x,_ in dl:
             x = x.as_subclass(Tensor)[:left].to(device)
-            for s,m in zip(seen, (student, teachers)): s.append([f.detach().cpu().float() for f in pooled_features(m, x)])
+            for s,m in zip(seen, (student, teachers)):
+                s.append([f.detach().cpu().float() for f in pooled_features(m, x)])
             left -= len(x)
             if left<=0: break
     if not seen[0]: raise EKDError("dl gave no batch: expected at least one.")

@@ -9,6 +9,7 @@ from ekd_nb.study import grid
 from ekd_nb.study.methods import METHODS
 from ekd_nb.study.protocols import PRESETS, PROTOCOLS, protocol, training_rows
 from ekd_nb.study.records import load_records, read_record, save_record
+from ekd_nb.study.summary import figure_name
 
 def command(*args, **env):
     "`ekd_reproduce` as a process: (status, standard output, standard error)"
@@ -91,7 +92,7 @@ def test_the_version(capsys):
 def test_each_setting_has_a_picture_of_its_own():
     r = dict(data='digits', preset='quick', method='ekd', teacher_data='same', fraction=1., evaluated_on='test', variant='')
     others = dict(teacher_data='full', preset='demo', fraction=.5, evaluated_on='valid', variant='lam=.2', data='cifar10')
-    assert len({rep.figure_name([r | {k: v}]) for k,v in others.items()} | {rep.figure_name([r])})==len(others)+1
+    assert len({figure_name([r | {k: v}]) for k,v in others.items()} | {figure_name([r])})==len(others)+1
 
 def test_runs_in_other_processes_say_how_far_they_are(tmp_path):
     code = f"""

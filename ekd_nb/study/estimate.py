@@ -18,7 +18,8 @@ from ..learner import teacher_learner
 from ..models import get_model
 from .methods import method
 from .protocols import Protocol
-from .runs import learner_kwargs, make_memo, method_learner, run_dls
+from .runs import method_learner
+from .training import learner_kwargs, make_memo, run_dls
 from ..teachers import TeacherEnsemble
 
 # %% ../../nbs/study/06_estimate.ipynb #a73d0ec5

@@ -23,8 +23,8 @@ from ..core import EKDError, expect, short_digest
 from .methods import METHODS, make_loss, method, relevant_fields
 from .protocols import Protocol, protocol, training_rows
 from .records import load_records, record_name, save_record
-from .runs import (fill_memo, get_teacher, get_teachers, make_memo, run, teacher_path, teachers_record,
-                               uses_pretrained)
+from .runs import run, teachers_record
+from .training import fill_memo, get_teacher, get_teachers, make_memo, teacher_path, uses_pretrained
 
 # %% ../../nbs/study/05_grid.ipynb #ba6449ff
 @dataclass(frozen=True)

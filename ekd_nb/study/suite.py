@@ -41,7 +41,7 @@ from ..pretrained import pretrained_teachers
 from ..speed import FusedSGD
 from ..student import branched_student, create_network
 from .records import provenance
-from .runs import NoValidation
+from .training import NoValidation
 from ..teachers import TeacherAdapter, TeacherEnsemble
 
 # %% ../../nbs/study/06_suite.ipynb #da048e5a
