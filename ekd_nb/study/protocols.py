@@ -72,7 +72,7 @@ PRETRAINED_ARCHS = ('resnet20', 'wrn_16_2', 'densenet_22_12')
 EQUAL_ARCHS = ('wrn_16_2',)*3
 
 PRESETS = dict(
-    demo='two minutes: teachers saw ten times as many images as the students',
+    demo='two minutes: teachers saw twenty times as many images as the students',
     quick='a smoke test, not a result',
     small='a tenth of the images of CIFAR or fewer; most tables',
     steps='small, with fewer images shown for more epochs',
@@ -84,7 +84,7 @@ PRESETS = dict(
 
 _DIGITS = Protocol('digits', 'quick', ('resnet14', 'wrn_16_1', 'resnet8-w32'), per_class=10, epochs=60,
                    teacher_epochs=60, bs=32, lr=.05, n_valid=200, n_curve=200)
-_DEMO = replace(_DIGITS, preset='demo', teacher_epochs=8)
+_DEMO = replace(_DIGITS, preset='demo', per_class=5, teacher_epochs=8, gamma=1.)   # gamma chosen on validation images
 _CIFAR = Protocol('cifar10', 'small', PRETRAINED_ARCHS, per_class=200, epochs=24, teacher_epochs=24, bs=32,
                   tau=2., gamma=60., lam=.25, hint_cells=4, n_curve=500)
 _READY = replace(_CIFAR, preset='ready', per_class=None, teacher_epochs=20, bs=128, precision='bfloat16', n_curve=5000)

@@ -15,9 +15,9 @@ from scipy.stats import t
 
 from .methods import DEFAULT_METHOD
 from .plots import method_bars
-from .records import percent
+from .stats import format_difference, paired_difference, percent
 from .style import label
-from .tables import format_difference, markdown_table, paired_difference
+from .tables import markdown_table
 
 # %% ../../nbs/study/12_summary.ipynb #2e9b2319
 def result_table(
