@@ -6,7 +6,7 @@ Docs: https://ekd-nb.github.io/ekd_nb/arrays.html.md"""
 
 # %% auto #0
 __all__ = ['DATASETS', 'DataNotFound', 'ViewSet', 'ImageArrays', 'load_digits_arrays', 'load_npz_arrays', 'load_cifar_arrays',
-           'DataSource', 'load_images', 'stratified_subset', 'stratified_split']
+           'DataSource', 'load_images', 'stratified_subset', 'stratified_split', 'split_rows']
 
 # %% ../nbs/01_arrays.ipynb #34cba2dd
 import hashlib, os, tempfile, warnings
@@ -308,3 +308,42 @@ def stratified_split(
                            f'which has {len(r)} images')
     cut = list(zip(rows.values(), k))
     return np.sort(np.concatenate([r[n:] for r,n in cut])), np.sort(np.concatenate([r[:n] for r,n in cut]))
+
+# %% ../nbs/01_arrays.ipynb #a5f8d9a5
+def _check_rows(name, rows, n):
+    "Row numbers as an array, refused if they are none"
+    rows = np.asarray(rows)
+    if not (rows.ndim==1 and len(rows) and np.issubdtype(rows.dtype,np.integer)):
+        raise EKDError(f'{name} is {rows.dtype} {list(rows.shape)}, expected at least one row number')
+    if rows.min()<0 or rows.max()>=n:
+        raise EKDError(f'{name} holds rows {rows.min()} to {rows.max()}, expected 0 to {n-1}')
+    return rows
+
+def _hold_out(data, rows, n_valid):
+    "A stratified split of the different pictures in `rows`"
+    pictures = data.picture[rows]
+    _,first = np.unique(pictures, return_index=True)
+    once = np.sort(first)
+    _,held = stratified_split(data.y_train[rows[once]], n_valid)
+    return rows[~np.isin(pictures, pictures[once[held]])],rows[once[held]]
+
+# %% ../nbs/01_arrays.ipynb #619b4ca8
+def split_rows(
+    data:ImageArrays, # the data set
+    idx=None,         # training rows, int [N]; None: all that `valid` leaves
+    valid='test'      # 'test'; how many different training images to hold out, whatever the seed; or their rows
+)->tuple: # training rows; held-out rows, or None if the test set is the validation set
+    "Training and validation rows that share no picture"
+    n = len(data.x_train)
+    rows = np.arange(n) if idx is None else _check_rows('idx', idx, n)
+    if isinstance(valid, str):
+        expect(valid=='test', 'valid', valid, "'test', a number of images, or row numbers")
+        return rows,None
+    if np.ndim(valid)==0: return _hold_out(data, rows, valid)
+    valid_idxs = _check_rows('valid', valid, n)
+    copies = np.isin(data.picture[rows], data.picture[valid_idxs])
+    if idx is None: return _check_rows('idx', rows[~copies], n),valid_idxs
+    both = len(np.intersect1d(rows, valid_idxs))
+    if both: raise EKDError(f'valid shares {both} images with idx, expected none')
+    if copies.any(): warnings.warn(f'valid: {copies.sum()} training images are copies of held-out images')
+    return rows,valid_idxs

@@ -7,10 +7,10 @@ Docs: https://ekd-nb.github.io/ekd_nb/data.html.md"""
 # %% auto #0
 __all__ = ['crop_flip', 'view_order', 'PixelNormalize', 'ViewKey', 'batch_version', 'pixels_unchanged', 'ImageTensors',
            'ViewDataset', 'ViewLoader', 'no_key_reason', 'n_items', 'last_batch_size', 'image_dls', 'EKDError',
-           'DataNotFound', 'ViewSet', 'ImageArrays', 'DATASETS', 'load_images', 'stratified_subset', 'stratified_split']
+           'DataNotFound', 'ViewSet', 'ImageArrays', 'DATASETS', 'load_images', 'split_rows', 'stratified_subset',
+           'stratified_split']
 
 # %% ../nbs/02_data.ipynb #dcbfac9f
-import warnings
 from contextlib import contextmanager
 from importlib import import_module
 from itertools import islice
@@ -30,11 +30,11 @@ from fastai.losses import CrossEntropyLossFlat
 
 from .core import EKDError, expect
 from .arrays import DataNotFound, ViewSet, ImageArrays
-from .arrays import DATASETS, load_images, stratified_subset, stratified_split
+from .arrays import DATASETS, load_images, split_rows, stratified_subset, stratified_split
 
 # %% ../nbs/02_data.ipynb #1a9caf79
 _all_ = ['EKDError', 'DataNotFound', 'ViewSet', 'ImageArrays',
-         'DATASETS', 'load_images', 'stratified_subset', 'stratified_split']
+         'DATASETS', 'load_images', 'split_rows', 'stratified_subset', 'stratified_split']
 
 # %% ../nbs/02_data.ipynb #26da8687
 def crop_flip(
@@ -366,40 +366,6 @@ def last_batch_size(
     if not n or not bs: return None
     return n%bs or min(bs, n)
 
-# %% ../nbs/02_data.ipynb #737b2a6e
-def _check_rows(name, rows, n):
-    "Row numbers as an array, refused if they are none"
-    rows = np.asarray(rows)
-    if not (rows.ndim==1 and len(rows) and np.issubdtype(rows.dtype,np.integer)):
-        raise EKDError(f'{name} is {rows.dtype} {list(rows.shape)}, expected at least one row number')
-    if rows.min()<0 or rows.max()>=n:
-        raise EKDError(f'{name} holds rows {rows.min()} to {rows.max()}, expected 0 to {n-1}')
-    return rows
-
-def _hold_out(data, rows, n_valid):
-    "A stratified split of the different pictures in `rows`: all copies of a picture are on the same side"
-    pictures = data.picture[rows]
-    _,first = np.unique(pictures, return_index=True)
-    once = rows[np.sort(first)]
-    _,held = stratified_split(data.y_train[once], n_valid)
-    return rows[~np.isin(pictures, pictures[np.sort(first)][held])],once[held]
-
-def _split(data, idx, valid):
-    "Training rows and held-out rows (None: the test set is the validation set)"
-    n = len(data.x_train)
-    rows = np.arange(n) if idx is None else _check_rows('idx', idx, n)
-    if isinstance(valid, str):
-        expect(valid=='test', 'valid', valid, "'test', a number of images, or row numbers")
-        return rows,None
-    if np.ndim(valid)==0: return _hold_out(data, rows, valid)
-    valid_idxs = _check_rows('valid', valid, n)
-    copies = np.isin(data.picture[rows], data.picture[valid_idxs])
-    if idx is None: return _check_rows('idx', rows[~copies], n),valid_idxs
-    both = len(np.intersect1d(rows,valid_idxs))
-    if both: raise EKDError(f'valid shares {both} images with idx, expected none')
-    if copies.any(): warnings.warn(f'valid: {copies.sum()} training images are copies of held-out images')
-    return rows,valid_idxs
-
 # %% ../nbs/02_data.ipynb #1570252b
 def image_dls(
     data:ImageArrays,         # from `load_images` or `ImageArrays.from_arrays`
@@ -414,7 +380,7 @@ def image_dls(
     val_bs:int=None           # images in a batch of validation; None: `bs`
 )->DataLoaders: # training; validation, if some images are held out; test, always last
     "fastai `DataLoaders` of a data set in memory"
-    idx,valid_idxs = _split(data, idx, valid)
+    idx,valid_idxs = split_rows(data, idx, valid)
     expect(n_views is None or 1<=n_views<=data.views.n, 'n_views', n_views, f'1 to {data.views.n}')
     device = torch.device(default_device() if device is None else device)
     train,test = ImageTensors(data.x_train,data.y_train),ImageTensors(data.x_test,data.y_test)
