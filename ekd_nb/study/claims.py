@@ -291,7 +291,7 @@ def compare_competitors(
     if lack and n: parts.append(f'not measured: {join_words(lack)}')
     outcome = 'supported' if won==len(names) else f'ahead of {won} of {n}'
     if not n: outcome = 'not measured'
-    elif lost and not won: outcome = 'not supported (behind)'
+    elif lost: outcome = f'not supported (behind {lost} of {n})'
     number = f'ahead of {won}, behind {lost}, of {n} measured' if n else ''
     return Finding('better than other distillation methods', measure, outcome, number, '; '.join(parts))
 

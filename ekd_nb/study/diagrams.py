@@ -14,7 +14,8 @@ from .style import TEXT_COLOR, METHOD_COLORS, get_axes, styled, teacher_color
 
 # %% ../../nbs/study/11_diagrams.ipynb #3ad847ad
 def _box(ax, x, y, w, h, text, color):   # a long text is written smaller
-    ax.add_patch(FancyBboxPatch((x-w/2,y-h/2), w, h, boxstyle='round,pad=0,rounding_size=.12', fc=color+'22', ec=color, lw=1.6))
+    corner, style = (x-w/2,y-h/2), 'round,pad=0,rounding_size=.12'
+    ax.add_patch(FancyBboxPatch(corner, w, h, boxstyle=style, fc=color+'22', ec=color, lw=1.6))
     ax.text(x, y, text, ha='center', va='center', color=color, fontsize=min(11, 11*w*6.5/len(text)))
 
 def _node(ax, x, y, text, color, r=.3, size=12):
@@ -22,11 +23,14 @@ def _node(ax, x, y, text, color, r=.3, size=12):
     ax.text(x, y, text, ha='center', va='center', color=color, fontsize=size, zorder=4)
 
 def _arrow(ax, a, b, color=TEXT_COLOR, text='', at=None, dashed=False, **kw):
-    ax.add_patch(FancyArrowPatch(a, b, arrowstyle='-|>', mutation_scale=13, color=color, lw=1.6, ls=(0,(4,2)) if dashed else '-',
+    ls = (0,(4,2)) if dashed else '-'
+    ax.add_patch(FancyArrowPatch(a, b, arrowstyle='-|>', mutation_scale=13, color=color, lw=1.6, ls=ls,
                                  shrinkA=0, shrinkB=0, zorder=2))
     if text: ax.text(*at, text, color=color, **{'ha': 'left', 'va': 'center', **kw})
 
-def _ring(ax, x0, x1, y0, y1, r=.4): ax.add_patch(FancyBboxPatch((x0,y0), x1-x0, y1-y0, boxstyle=f'round,pad=0,rounding_size={r}', fc='none', ec=TEXT_COLOR, alpha=.6))
+def _ring(ax, x0, x1, y0, y1, r=.4):
+    style = f'round,pad=0,rounding_size={r}'
+    ax.add_patch(FancyBboxPatch((x0,y0), x1-x0, y1-y0, boxstyle=style, fc='none', ec=TEXT_COLOR, alpha=.6))
 
 def _names(n_branches, teacher_names):
     if n_branches<1: raise EKDError(f"n_branches={n_branches}: expected at least 1.")
@@ -60,10 +64,27 @@ def overview_diagram(
     _arrow(ax, (right,3.8), (right,2.47), TEXT_COLOR)
     _ring(ax, -.93, last+.93, 1.42, 2.37, .25)
     _arrow(ax, (last+.93,1.9), (right-.51,1.9)); _node(ax, right, 1.9, 'mean', ens, .5, 10)
-    _arrow(ax, (right,1.39), (right,.86), ens); ax.text(right, .6, 'prediction', color=ens, ha='center', va='center', weight='bold')
+    _arrow(ax, (right,1.39), (right,.86), ens)
+    ax.text(right, .6, 'prediction', color=ens, ha='center', va='center', weight='bold')
     return ax
 
 # %% ../../nbs/study/11_diagrams.ipynb #b17b85ea
+_STEP = 2.5   # between two teachers
+
+def _column(ax, i, name):
+    "One teacher above its branch, and the terms of the loss between them"
+    x, c = i*_STEP, teacher_color(i)
+    _box(ax, x, 6.4, 1.7, .9, name, c)
+    _arrow(ax, (x,5.95), (x,5.3)); _node(ax, x, 5, f'$t_{i+1}$', c)
+    _box(ax, x, 1.4, 1.7, .9, f'branch {i+1}', c)
+    _arrow(ax, (x,.35), (x,.95)); _arrow(ax, (x,1.85), (x,2.6)); _node(ax, x, 2.9, f'$z_{i+1}$', c)
+    _arrow(ax, (x,4.7), (x,3.2), c, 'KL', at=(x+.1,3.95))
+    _arrow(ax, (x-.7,5.95), (x-.7,1.85), c, 'hint', at=(x-.86,3.95), dashed=True, rotation=90, ha='center')
+    _arrow(ax, (x,7.25), (x,6.85))
+    _arrow(ax, (x+.75,2.3), (x+.27,2.72), TEXT_COLOR, 'CE', at=(x+.55,2.62))
+    ax.text(x+.8, 2.23, '$y$', color=TEXT_COLOR, fontsize=12, ha='left', va='center')
+
+# %% ../../nbs/study/11_diagrams.ipynb #d27ea555
 @styled
 def architecture(
     n_branches:int=3,        # branches of the student
@@ -71,7 +92,7 @@ def architecture(
     ax=None                  # matplotlib Axes
 ): # Axes
     "The branched student, its teachers and the terms of the loss"
-    names,step,ens = _names(n_branches, teacher_names),2.5,METHOD_COLORS['ekd']
+    names,step,ens = _names(n_branches, teacher_names),_STEP,METHOD_COLORS['ekd']
     right = n_branches*step
     ax = get_axes(ax, (.72*(right+2.3), .72*8.9))
     ax.set(xlim=(-1.1, right+1.2), ylim=(-1.25, 7.65), aspect='equal'); ax.axis('off')
@@ -80,19 +101,10 @@ def architecture(
     for y in (5, 2.9):
         _ring(ax, -.55, right-step+.55, y-.42, y+.42)
         _arrow(ax, (right-step+.55,y), (right-.42,y), text='mean', at=(right-step+1.25,y+.17), ha='center')
-    for i,name in enumerate(names):
-        x, c = i*step, teacher_color(i)
-        _box(ax, x, 6.4, 1.7, .9, name, c)
-        _arrow(ax, (x,5.95), (x,5.3)); _node(ax, x, 5, f'$t_{i+1}$', c)
-        _box(ax, x, 1.4, 1.7, .9, f'branch {i+1}', c)
-        _arrow(ax, (x,.35), (x,.95)); _arrow(ax, (x,1.85), (x,2.6)); _node(ax, x, 2.9, f'$z_{i+1}$', c)
-        _arrow(ax, (x,4.7), (x,3.2), c, 'KL', at=(x+.1,3.95))
-        _arrow(ax, (x-.7,5.95), (x-.7,1.85), c, 'hint', at=(x-.86,3.95), dashed=True, rotation=90, ha='center')
-        _arrow(ax, (x,7.25), (x,6.85))
-        _arrow(ax, (x+.75,2.3), (x+.27,2.72), TEXT_COLOR, 'CE', at=(x+.55,2.62))
-        ax.text(x+.8, 2.23, '$y$', color=TEXT_COLOR, fontsize=12, ha='left', va='center')
+    for i,name in enumerate(names): _column(ax, i, name)
     _box(ax, (right-step)/2, 0, right-step+1.7, .7, 'trunk, shared', TEXT_COLOR)
-    _arrow(ax, ((right-step)/2,-.85), ((right-step)/2,-.35)); ax.text((right-step)/2, -1.05, 'images', ha='center', va='center')
+    _arrow(ax, ((right-step)/2,-.85), ((right-step)/2,-.35))
+    ax.text((right-step)/2, -1.05, 'images', ha='center', va='center')
     _node(ax, right, 5, r'$\bar t$', METHOD_COLORS['teachers'], .42); _node(ax, right, 2.9, r'$\bar z$', ens, .42)
     _arrow(ax, (right,4.58), (right,3.32), ens, 'KL', at=(right+.1,3.95))
     _arrow(ax, (right+.85,2.1), (right+.33,2.62), TEXT_COLOR, 'CE', at=(right+.65,2.5))

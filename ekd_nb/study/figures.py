@@ -146,6 +146,7 @@ def _color_limits(matrices, scale):
     middle, span = (max(values)+min(values))/2, max(max(values)-min(values), .1*scale)
     return dict(vmin=middle-span/2, vmax=middle+span/2)
 
+# %% ../../nbs/study/10_figures.ipynb #f7e7b045
 @styled
 def matrix_grid(
     records:list,   # of one setting and fraction
@@ -157,12 +158,12 @@ def matrix_grid(
     means = {m: mean_matrix([r for r in records if r['method']==m], key) for m in names}
     found, (what, scale) = {m: _shown(M, key) for m,M in means.items() if M}, _MATRICES[key]
     if not found: return not_measured(get_axes(None))
-    limits = _color_limits(found.values(), scale)
     fig, axs = plt.subplots(1, len(found), figsize=(2.6*len(found)+.6, 3), layout='constrained', squeeze=False)
     for ax,(m,M) in zip(axs[0], found.items()):
         down, across = [[f'branch {i+1}' for i in range(n)] for n in (len(M), len(M[0]))]
         rows = down if ax is axs[0,0] else ['']*len(M)
-        draw_matrix(ax, M, (rows, columns or across), digits=1 if scale>1 else 2, **limits)
+        draw_matrix(ax, M, (rows, columns or across), digits=1 if scale>1 else 2,
+                    **_color_limits(found.values(), scale))
         ax.set_title(label(m), color=method_color(m), fontsize=10)
         ax.tick_params(labelsize=8); plt.setp(ax.get_xticklabels(), rotation=30, ha='right')
     fig.supxlabel(what, fontsize=10)
