@@ -260,7 +260,7 @@ class WarnHintsDominate(Callback):
     "Warn once when hints outweigh all other terms for an epoch while validation accuracy is no better than chance"
     order = 10   # after `DistributedSync` has collected the predictions of all processes
     warned,right,counts = False,0,0
-    def before_fit(self): self.warned = False
+    def before_fit(self): self.warned,self.right,self.counts = False,0,0
     def before_validate(self): self.right,self.counts = 0,0
     def after_pred(self):
         if self.training or not self.learn.yb or not isinstance(self.pred, Tensor) or self.pred.ndim!=2: return

@@ -250,6 +250,7 @@ def test_keep_trains_validates_and_exports(tmp_path):
         k.validate(); k.export('k.pkl')
         m = load_learner(tmp_path/'k.pkl')
         assert torch.allclose(m.model.eval()(x), k.model.eval()(x))
+        assert torch.allclose(m.keep([0]).model.eval()(x), m.model.keep([0]).eval()(x))
     assert l.loss_func.assign is None and l.model.n_branches == 3
 
 
