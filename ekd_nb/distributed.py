@@ -45,11 +45,13 @@ def rank_indices(
 def _as_fastai(dl):
     "A plain PyTorch loader as fastai's, with the order of its sampler"
     if not isinstance(dl, torch.utils.data.DataLoader): return dl
-    if type(dl.batch_sampler) is not torch.utils.data.BatchSampler or not hasattr(dl.sampler, '__len__'):
+    try: n = len(dl.sampler)
+    except TypeError: n = None
+    if n is None or type(dl.batch_sampler) is not torch.utils.data.BatchSampler:
         raise EKDError(f'dls: a loader with a {type(dl.batch_sampler or dl.dataset).__name__} gives batches that processes cannot share, '
                        'expected a sampler of single images')
     new = DataLoader(dl.dataset, bs=dl.batch_size, num_workers=dl.num_workers, drop_last=dl.drop_last,
-                     create_batch=dl.collate_fn, n=len(dl.sampler))
+                     create_batch=dl.collate_fn, n=n)
     new.get_idxs = partial(list, dl.sampler)
     return new
 
