@@ -48,8 +48,8 @@ def _as_fastai(dl):
     try: n = len(dl.sampler)
     except TypeError: n = None
     if n is None or type(dl.batch_sampler) is not torch.utils.data.BatchSampler:
-        raise EKDError(f'dls: a loader with a {type(dl.batch_sampler or dl.dataset).__name__} gives batches that processes cannot share, '
-                       'expected a sampler of single images')
+        what = type(dl.sampler if n is None else dl.batch_sampler).__name__
+        raise EKDError(f'dls: a loader with a {what} gives batches that processes cannot share, expected a sampler of single images')
     new = DataLoader(dl.dataset, bs=dl.batch_size, num_workers=dl.num_workers, drop_last=dl.drop_last,
                      create_batch=dl.collate_fn, n=n)
     new.get_idxs = partial(list, dl.sampler)
