@@ -1,4 +1,4 @@
-"""Colours, marks and labels of methods, the same on every page, legible on white and on dark
+"""One colour for a method on every page, legible on white and on dark
 
 Docs: https://ekd-nb.github.io/ekd_nb/study/style.html.md"""
 
@@ -25,13 +25,13 @@ TEXT_COLOR = '#7A7A7A'
 OTHER_COLORS = ['#8F6BB3', '#A07850', '#B87F00', '#4F8A8B', '#7F8C3A', '#C4615E']
 _OTHER_MARKERS = 'PXph<>8H'
 
-def _stable_number(name): return zlib.crc32(name.encode())
+def _number(name): return zlib.crc32(name.encode())
 
 def method_color(
     method:str # a key of `METHOD_LABELS` or any other name
 ) -> str: # hexadecimal colour, always the same for a name
     "Colour of a method"
-    return METHOD_COLORS.get(METHOD_FAMILY.get(method, method)) or OTHER_COLORS[_stable_number(method)%len(OTHER_COLORS)]
+    return METHOD_COLORS.get(METHOD_FAMILY.get(method, method)) or OTHER_COLORS[_number(method)%len(OTHER_COLORS)]
 
 def teacher_color(
     i:int # index of a teacher or of a branch
@@ -39,14 +39,12 @@ def teacher_color(
     "Colour of teacher `i`, and of the branch that learns from it"
     return TEACHER_COLORS[i%len(TEACHER_COLORS)]
 
-# %% ../../nbs/study/07_style.ipynb #1f03501b
 def plot_kwargs(
     method:str # any name
 ) -> dict: # color, marker, …: arguments of matplotlib's `plot`
     "Colour, mark and line of a method"
-    marker = METHOD_MARKERS.get(method) or _OTHER_MARKERS[_stable_number(method)//7%len(_OTHER_MARKERS)]
-    relative = dict(mfc='none', ls='--') if method in METHOD_FAMILY else {}
-    return dict(color=method_color(method), marker=marker, **relative)
+    marker = METHOD_MARKERS.get(method) or _OTHER_MARKERS[_number(method)//7%len(_OTHER_MARKERS)]
+    return dict(color=method_color(method), marker=marker, **(dict(mfc='none', ls='--') if method in METHOD_FAMILY else {}))
 
 def label(
     method:str # any name
@@ -55,26 +53,20 @@ def label(
     return METHOD_LABELS.get(method, method)
 
 # %% ../../nbs/study/07_style.ipynb #85191177
-_GREY = 'text.color', 'axes.labelcolor', 'axes.titlecolor', 'axes.edgecolor', 'xtick.color', 'ytick.color'
-STYLE = {
-    **{k: 'none' for k in ('figure.facecolor', 'axes.facecolor', 'savefig.facecolor')},
-    **{k: TEXT_COLOR for k in _GREY},
-    'figure.dpi': 110, 'font.size': 11, 'legend.frameon': False,
-    'axes.spines.top': False, 'axes.spines.right': False, 'axes.axisbelow': True,
-    'axes.prop_cycle': matplotlib.cycler(color=['#1460F5', '#D55E00', '#038546', *OTHER_COLORS])}
+STYLE = {'figure.facecolor': 'none', 'axes.facecolor': 'none', 'savefig.facecolor': 'none', 'figure.dpi': 110, 'font.size': 11,
+         'legend.frameon': False, 'axes.spines.top': False, 'axes.spines.right': False, 'axes.axisbelow': True,
+         'axes.prop_cycle': matplotlib.cycler(color=['#1460F5', '#D55E00', '#038546', *OTHER_COLORS]),
+         **{k: TEXT_COLOR for k in ('text.color', 'axes.labelcolor', 'axes.titlecolor', 'axes.edgecolor', 'xtick.color', 'ytick.color')}}
 
 def styled(f):
-    "Draw a function's picture in `STYLE` and leave matplotlib's parameters as they were"
+    "Draw in `STYLE`"
     @functools.wraps(f)
     def inner(*args, **kwargs):
-        with plt.rc_context(STYLE):
-            ax = f(*args, **kwargs)
-            on = plt.isinteractive()
+        with plt.rc_context(STYLE): ax,on = f(*args, **kwargs),plt.isinteractive()
         matplotlib.interactive(on)   # a notebook turns this on with its first figure; the context would undo it
         return ax
     return inner
 
-# %% ../../nbs/study/07_style.ipynb #7a12bd8c
 def get_axes(
     ax,           # matplotlib Axes, or None
     size=(6,4),   # inches, of a new figure
@@ -91,10 +83,8 @@ def banner(
                 color='white', fontsize=10, bbox=dict(boxstyle='round', fc='#6E6E6E', ec='none'))
     return ax
 
-def not_measured(
-    ax, # matplotlib Axes
-): # the same Axes
-    "Empty axes that read 'not measured'"
+def not_measured(ax):
+    "Empty axes that say so"
     ax.set(xticks=[], yticks=[])
     if len(ax.figure.axes)==1: ax.figure.set_size_inches(4, 1)
     ax.text(.5, .5, 'not measured', transform=ax.transAxes, ha='center', va='center', fontsize=12)
