@@ -109,7 +109,10 @@ def _check(self:DistillCallback, device):
     dl = self.learn.dls.train
     b = dl.one_batch() if hasattr(dl, 'one_batch') else next(iter(dl))
     n_out = unwrap_model(self.learn.model).branches[0].head.out_features
-    return check_teachers(self.teachers, b[0][:8].to(device), n_out, self._needs_features())
+    loss = as_distill_loss(self.learn.loss_func)
+    probe = check_teachers(self.teachers, b[0][:8].to(device), n_out, loss.needs_features and not loss.optional_hints)
+    loss.settle_hints(probe.features, getattr(self.memo, 'features', True))
+    return probe
 
 @patch
 def _needs_features(self:DistillCallback): return as_distill_loss(self.learn.loss_func).needs_features

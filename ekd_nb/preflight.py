@@ -108,7 +108,8 @@ def preflight(
         raise EKDError('teachers: got none, expected at least one, or a loss without them (EKDLoss(1, 0, 0))')
     if teachers is not None:
         teachers = (teachers if isinstance(teachers, TeacherEnsemble) else TeacherEnsemble(teachers)).to(x.device)
-        probe = check_teachers(teachers, x[:8], n_out, loss.needs_features)
+        probe = check_teachers(teachers, x[:8], n_out, loss.needs_features and not loss.optional_hints)
+        loss.settle_hints(probe.features, getattr(memo, 'features', True))
         check_memo(memo, teachers, dls, loss.needs_features)
         n_out = probe.logits.shape[2]
         if getattr(x, 'key', None) is not None: probe = probe._replace(idx=x.key.idx[:8])

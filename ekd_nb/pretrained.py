@@ -31,7 +31,7 @@ def pretrained_paths(
 def pretrained_teachers(
     data, # `ImageArrays`, or the name of a data set
     archs=None, # some of them by name, in this order, from either set; by default all of `which`
-    feature_grid:int=1, # features are averaged to grid×grid cells
+    feature_grid:int=4, # features are averaged to grid×grid cells
     which:str='small', # the set: 'small' or 'large'
 )->TeacherEnsemble: # frozen, on the CPU
     "Trained teachers of a data set, ready to teach"

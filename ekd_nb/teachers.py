@@ -104,7 +104,7 @@ class TeacherEnsemble(nn.Module):
     def __init__(self,
         models, # classifiers: `nn.Module`s, fastai `Learner`s or paths of weights saved with `save_teacher`
         names=None, # a name for each; by default that of its architecture
-        feature_grid:int=1, # features are averaged to grid×grid cells; 0 for no features
+        feature_grid:int=4, # features are averaged to grid×grid cells, repeated where the map is smaller; 0 for no features
         class_maps=None, # for each teacher None, or for each of our classes the index of its own
     ):
         super().__init__()
@@ -173,7 +173,7 @@ def check_teachers(
 )->TeacherOutput:
     "The teachers' outputs for `x`, or an error that names the teacher that does not fit"
     if features and not teachers.feature_grid:
-        raise EKDError('teachers: feature_grid=0 gives no features, the loss wants them; set gamma=0 or feature_grid=1')
+        raise EKDError('teachers: feature_grid=0 gives no features, the loss wants them; set gamma=0 or feature_grid=4')
     zs,fs = [],[]
     for i,(name,cm) in enumerate(zip(teachers.names, teachers.class_maps)):
         entry = f'teachers: entry {i} ({name})'

@@ -105,7 +105,7 @@ def test_class_map_picks_columns():
 def hint_width(model, x):
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        return list(TeacherEnsemble([model])(x).features[0].shape)
+        return list(TeacherEnsemble([model], feature_grid=1)(x).features[0].shape)
 
 
 def test_map_of_torchvision_networks():

@@ -193,7 +193,8 @@ def make_loss(
     assign = [best]*n if m.teacher=='best' else None
     lam = {'own': p.lam, 'average': 0., 'best': 1.}[m.teacher]
     gamma = p.gamma if m.hints else 0.
-    return EKDLoss(p.alpha, p.beta, gamma, p.tau, lam, p.reduce, p.ensemble, assign, normalize_hints=p.relative_hints)
+    return EKDLoss(p.alpha, p.beta, gamma, p.tau, lam, p.reduce, p.ensemble, assign, normalize_hints=p.relative_hints,
+                   hint_error='mse', hint_schedule=None)
 
 # %% ../../nbs/study/01_methods.ipynb #c7249151
 _TEACHER_FIELDS = dict(tau=0., alpha=0., beta=0., gamma=0., lam=0., teacher_epochs=0)
