@@ -42,7 +42,7 @@ def test_validation_loss_is_plain_cross_entropy_of_the_ensemble():
 def test_a_column_for_every_part():
     l = trained()
     names = list(l.recorder.metric_names)
-    assert names == ['epoch', 'train_loss', 'valid_loss', 'accuracy', 'ce_ens', 'ce_branch', 'kd_ens', 'kd_branch', 'hint', 'branch_0', 'branch_1', 'time']
+    assert names == ['epoch', 'train_loss', 'valid_loss', 'accuracy', 'ce_ens', 'ce_branch', 'kd_ens', 'kd_branch', 'hint', 'gamma', 'branch_0', 'branch_1', 'time']
 
 
 def test_columns_are_the_loss():
