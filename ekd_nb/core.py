@@ -78,8 +78,10 @@ def same_answers(
 )->float: # the distance
     "Compare `a` and `b` on a probe; raise `EKDError` if they compute something else"
     x = x if isinstance(x, tuple) else (x,)
-    with torch.no_grad(), eval_mode(*[m for m in (a, b) if isinstance(m, nn.Module)]): far = output_distance(a(*x), b(*x))
-    if far>tol: raise EKDError(f'{what} computes something else: outputs differ by {far:.2g} of their size on {len(x[0])} images, expected at most {tol:g}')
+    networks = [m for m in (a, b) if isinstance(m, nn.Module)]
+    with torch.no_grad(), eval_mode(*networks): far = output_distance(a(*x), b(*x))
+    off = f'outputs differ by {far:.2g} of their size on {len(x[0])} images'
+    if far>tol: raise EKDError(f'{what} computes something else: {off}, expected at most {tol:g}')
     return far
 
 # %% ../nbs/00_core.ipynb #a1c0500c
