@@ -2,8 +2,9 @@
 import json, math, numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from sklearn.calibration import calibration_curve
+from sklearn.metrics import roc_auc_score
 from torch import nn
-from ekd_nb import evaluate as E
+from ekd_nb import evaluate as E, uncertainty as U
 from ekd_nb.study import corruptions as C
 from ekd_nb.core import EKDError
 from ekd_nb.data import ImageArrays
@@ -196,3 +197,36 @@ def test_accuracy_under_corruptions():
     (lambda: C.corruption_accuracy(Reddest(), None, n_images=0), 'n_images=0')])
 def test_refused_corruptions(bad, says):
     with pytest.raises(EKDError, match=says): bad()
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 10**6), st.integers(0, 2))
+def test_auroc_against_sklearn(seed, decimals):
+    g = torch.Generator().manual_seed(seed)
+    score = torch.randn(80, generator=g).round(decimals=decimals)   # with ties
+    wrong = torch.rand(80, generator=g)<.3
+    if 0<wrong.sum()<80: assert U.auroc(score, wrong) == pytest.approx(roc_auc_score(wrong, score), abs=1e-12)
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 10**6), st.integers(2, 6))
+def test_mutual_information_is_between_zero_and_log_n(seed, n):
+    z,_ = made_up(seed, branches=n)
+    mi = U.mutual_information(z)
+    assert (mi>=0).all() and (mi<=math.log(n)+1e-9).all()
+    assert U.mutual_information(z[:1].repeat(n,1,1)).max() < 1e-9
+
+def test_a_perfect_score_of_errors():
+    z,y = made_up(3)
+    wrong = z.mean(0).argmax(-1)!=y
+    perfect = wrong.double()
+    assert U.auroc(perfect, wrong)==1 and U.auroc(1-perfect, wrong)==0
+    curve = U.risk_coverage(perfect, wrong, n=10)
+    right = 1-wrong.double().mean().item()
+    assert all(r==0 for c,r in zip(curve['coverage'], curve['risk']) if c<=right) and curve['risk'][-1]==pytest.approx(1-right)
+
+def test_a_record_of_uncertainty_is_json():
+    z,y = made_up(5)
+    r = U.uncertainty_record(z.mean(0), y, z, z[:2,:100])
+    assert json.loads(json.dumps(r))==r and -1<=r['teacher_rank_correlation']<=1
+    assert [k['branches'] for k in r['keep_metrics']]==[1,2,3]
+    assert r['keep_metrics'][2]['accuracy']==E.accuracy_score(z.mean(0), y)

@@ -1,4 +1,4 @@
-"""Noise, blur, light and compression that a student did not train on, in five severities
+"""Test images with noise, blur, other light and compression, in five severities
 
 Docs: https://ekd-nb.github.io/ekd_nb/study/corruptions.html.md"""
 
@@ -66,8 +66,9 @@ def pixelate(x, c, rng):
     return F.interpolate(small, (h,w), mode='nearest-exact')
 
 # %% ../../nbs/study/03_corruptions.ipynb #54408b42
-_LUMA = torch.tensor([[16,11,10,16,24,40,51,61],[12,12,14,19,26,58,60,55],[14,13,16,24,40,57,69,56],[14,17,22,29,51,87,80,62],
-                      [18,22,37,56,68,109,103,77],[24,35,55,64,81,104,113,92],[49,64,78,87,103,121,120,101],[72,92,95,98,112,100,103,99]])
+_LUMA = torch.tensor([[16,11,10,16,24,40,51,61],[12,12,14,19,26,58,60,55],[14,13,16,24,40,57,69,56],
+                      [14,17,22,29,51,87,80,62],[18,22,37,56,68,109,103,77],[24,35,55,64,81,104,113,92],
+                      [49,64,78,87,103,121,120,101],[72,92,95,98,112,100,103,99]])
 _CHROMA = torch.full((8,8), 99)
 _CHROMA[:4,:4] = torch.tensor([[17,18,24,47],[18,21,26,66],[24,26,56,99],[47,66,99,99]])
 _YCC = torch.tensor([[.299,.587,.114],[-.168736,-.331264,.5],[.5,-.418688,-.081312]])
@@ -86,7 +87,8 @@ def _quantised(x, table, quality):
 def jpeg(x, c, rng):
     if x.shape[1]!=3: return _quantised(255*x, _LUMA, c)/255
     h, w = x.shape[2:]
-    y, cc = (torch.einsum('kc,bchw->bkhw', _YCC, 255*x) + torch.tensor([0,128,128])[:,None,None]).round().split((1,2), 1)
+    ycc = torch.einsum('kc,bchw->bkhw', _YCC, 255*x) + torch.tensor([0,128,128])[:,None,None]
+    y, cc = ycc.round().split((1,2), 1)
     cc = _quantised(F.avg_pool2d(F.pad(cc, (0,w%2,0,h%2), mode='replicate'), 2).round(), _CHROMA, c)
     cc = F.interpolate(cc, scale_factor=2, mode='bilinear')[:,:,:h,:w].round()
     return torch.einsum('ck,bkhw->bchw', torch.linalg.inv(_YCC), torch.cat((_quantised(y, _LUMA, c), cc-128), 1))/255
@@ -111,7 +113,8 @@ def corrupt(
 ) -> Tensor: # uint8 [B,H,W,C], on the CPU
     "The same images, spoiled (arXiv 1903.12261)"
     x = torch.as_tensor(x)
-    if x.ndim!=4 or x.dtype!=torch.uint8: raise EKDError(f"x is {str(x.dtype).removeprefix('torch.')} {list(x.shape)}: expected uint8 images [B,H,W,C].")
+    got = f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
+    if x.ndim!=4 or x.dtype!=torch.uint8: raise EKDError(f'x is {got}: expected uint8 images [B,H,W,C].')
     if name not in CORRUPTIONS: raise EKDError(f"name={name!r}: expected one of {', '.join(CORRUPTIONS)}.")
     if severity not in (1,2,3,4,5): raise EKDError(f"severity={severity!r}: expected 1 to 5.")
     f, constants = CORRUPTIONS[name]
@@ -137,6 +140,7 @@ def corruption_accuracy(
     x, y = torch.as_tensor(x[:n_images]), torch.as_tensor(y[:n_images])
     norm = PixelNormalize(*data.stats, channels_last=True)
     def right(x):
-        z, y_, _ = get_logits(model, ((norm(TensorImage(b.permute(0,3,1,2))), t) for b,t in zip(x.split(bs), y.split(bs))))
+        batches = ((norm(TensorImage(b.permute(0,3,1,2))), t) for b,t in zip(x.split(bs), y.split(bs)))
+        z, y_, _ = get_logits(model, batches)
         return accuracy_score(z, y_)
     return {'clean': [right(x)], **{n: [right(corrupt(x, n, s, seed)) for s in severities] for n in names}}
