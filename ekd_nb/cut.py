@@ -132,7 +132,8 @@ def _parents(name): return ['.'.join(name.split('.')[:i]) for i in range(name.co
 
 def _opened(model, classifier, wide):
     "Names of the modules that are traced into: those around the classifier, containers of stages, and (`wide`) what holds nearly all weights"
-    opened,total = set(_parents(classifier)),sum(p.numel() for p in model.parameters())
+    opened = set(_parents(classifier))
+    total = sum(p.numel() for name,p in model.named_parameters() if not name.startswith(classifier+'.'))
     for name,m in model.named_modules():
         parent,_,last = name.rpartition('.')
         if parent not in opened or name==classifier: continue
@@ -307,7 +308,7 @@ def _cut(model, x):
     values = _values(model, graph, x)
     vector = last.all_input_nodes[0]
     _need(vector in points, f'its logits depend on more than the input of {classifier}')
-    points = points[:points.index(vector)+1]
+    points = [p for p in points[:points.index(vector)+1] if isinstance(values.get(p), Tensor)]   # not between parts that pass lists
     found = _find_map(points, values)
     _need(found, f'there is no feature map before the classifier {classifier}')
     to_map,pool = _pooling(model, nodes, points, values, *found)

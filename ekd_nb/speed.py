@@ -1,4 +1,4 @@
-"""Switches that make training cheaper: bfloat16, one call for all weights, a compiled student, teachers that cost less to ask
+"""Options that make training faster: bfloat16, a fused optimiser, a compiled student, teachers with folded BatchNorm
 
 Docs: https://ekd-nb.github.io/ekd_nb/speed.html.md"""
 
@@ -15,39 +15,47 @@ from torch import Tensor, nn
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.optimizer import OptimWrapper
+from fastai.torch_core import one_param
 from fastcore.foundation import L
 
-from .core import EKDError
+from .core import EKDError, expect
 from .fold import fold_batchnorm
+from .models import StagedNet
 from .teachers import TeacherAdapter, TeacherEnsemble
 
 # %% ../nbs/15_speed.ipynb #d4cfa7d1
 class BF16Callback(MixedPrecision):
     "Mixed precision in bfloat16 on the student's device, CPU or GPU; the loss is computed in float32"
-    def __init__(self): super().__init__(AMPMode.BF16); self._on = None
+    def __init__(self):
+        super().__init__(AMPMode.BF16)
+        self._autocast = None
 
     def before_fit(self):
-        self._leave()
-        self.device_type = next(self.learn.model.parameters()).device.type
+        self._exit()
+        self.device_type = one_param(self.learn.model).device.type
         self.learn.scaler,self.scales = torch.amp.GradScaler(self.device_type, enabled=False),L()
 
     def before_batch(self):
-        self._leave()   # an interrupted batch may have left it on
-        self._on = torch.autocast(self.device_type, torch.bfloat16)
-        self._on.__enter__()
+        self._exit()   # an interrupted batch may have left it on
+        self._autocast = torch.autocast(self.device_type, torch.bfloat16)
+        self._autocast.__enter__()
 
-    def after_pred(self): self._leave(); super().after_pred()
+    def after_pred(self):
+        self._exit()
+        super().after_pred()
     def after_loss(self): pass
-    def after_fit(self): self._leave(); self.learn.scaler = self.scales = None
-    def _leave(self):
-        if self._on is not None: self._on.__exit__(None, None, None)
-        self._on = None
+    def after_fit(self):
+        self._exit()
+        self.learn.scaler = self.scales = None
+    def _exit(self):
+        if self._autocast is not None: self._autocast.__exit__(None, None, None)
+        self._autocast = None
 
 # %% ../nbs/15_speed.ipynb #5f52b763
 class FusedSGD(OptimWrapper):
     "torch's fused SGD with momentum for fastai; weight decay is added to the gradient of all parameters"
     def __init__(self,
-        params, # lists of parameters, as fastai hands them over
+        params, # lists of parameters, as fastai passes them
         lr:float, # learning rate
         mom:float=.9, # momentum
         wd:float=0., # weight decay, of every parameter: `wd_bn_bias=True`
@@ -61,58 +69,45 @@ class FusedSGD(OptimWrapper):
 
     def _check(self):
         spared = any(not o.get('do_wd', True) for o in self.state.values())
-        if spared and any(self.hypers_of('wd')): raise EKDError('wd_bn_bias: got False with weight decay, FusedSGD decays all parameters; expected wd_bn_bias=True or wd=0')
+        if spared and any(o['wd'] for o in self.hypers):
+            raise EKDError('wd_bn_bias: got False with weight decay, FusedSGD decays all parameters; expected wd_bn_bias=True or wd=0')
         self._checked = True
-
-    def hypers_of(self, name): return [o[name] for o in self.hypers]
 
 # %% ../nbs/15_speed.ipynb #94942386
 class CompileCallback(Callback):
-    "Train a student that `torch.compile` has rewritten; `first_batch_seconds` is what the first batch took, in seconds"
+    "Train a student compiled by `torch.compile`; `first_batch_seconds` is the time of the first batch, in seconds"
     order = -50
     def __init__(self,
         mode:str=None, # of `torch.compile`: `None`, or 'reduce-overhead' for CUDA graphs
         backend:str='inductor', # of `torch.compile`
-    ): self.mode,self.backend,self.first_batch_seconds,self._made = mode,backend,None,None
+    ):
+        self.mode,self.backend = mode,backend
+        self.first_batch_seconds,self._compiled = None,None   # (model, its compiled call)
 
     def before_fit(self):
         model = self.learn.model
-        if self._made is None or self._made[0] is not model:
+        if self._compiled is None or self._compiled[0] is not model:
             model.compile(mode=self.mode, backend=self.backend)
-            self._made,self.first_batch_seconds = (model, model._compiled_call_impl),None
-        model._compiled_call_impl = self._made[1]   # a second fit has nothing to wait for
+            self._compiled,self.first_batch_seconds = (model, model._compiled_call_impl),None
+        model._compiled_call_impl = self._compiled[1]   # a second fit need not compile again
 
     def before_batch(self):
         if self.training and self.first_batch_seconds is None: self._start = time.perf_counter()
     def after_step(self):
         if self.first_batch_seconds is None: self.first_batch_seconds = self._seconds()
     def after_fit(self): self.learn.model._compiled_call_impl = None
-    def __getstate__(self): return dict(self.__dict__, _made=None)
+    def __getstate__(self): return dict(self.__dict__, _compiled=None)
 
     def _seconds(self):
-        if torch.cuda.is_available(): torch.cuda.synchronize()   # once, to have a true time
+        if torch.cuda.is_available(): torch.cuda.synchronize()   # once, so that the time includes the GPU's work
         return time.perf_counter()-self._start
 
 # %% ../nbs/15_speed.ipynb #aea0baa1
 def _to_bf16(m, args): return tuple(o.bfloat16() for o in args)
 def _to_float(m, args, out): return out.float()
 
-def _fast(m, precision):
-    if isinstance(m, TeacherAdapter):
-        m.model = _fast(m.model, precision)
-        return m
-    try:
-        if isinstance(getattr(m, 'stages', None), nn.Module): m.stages = fold_batchnorm(m.stages)
-        else: m = _like(fold_batchnorm(m), m)
-    except EKDError: pass   # a network that cannot be traced stays as it is
-    return m if precision=='float32' else _in_bf16(m)
-
-def _like(new, old):
-    for k in ('arch', 'manifest'):
-        if hasattr(old, k): setattr(new, k, getattr(old, k))
-    return new
-
 def _in_bf16(m):
+    "Weights in bfloat16, BatchNorm, inputs and outputs in float32"
     m = m.bfloat16()
     for o in m.modules():
         if isinstance(o, nn.modules.batchnorm._BatchNorm): o.float()
@@ -120,18 +115,38 @@ def _in_bf16(m):
     m.register_forward_hook(_to_float)
     return m
 
+def _optimize(m, precision):
+    "Fold BatchNorm of one teacher, where it can be traced"
+    if isinstance(m, TeacherAdapter):
+        m.model = _optimize(m.model, precision)
+        return m
+    try:
+        if isinstance(m, StagedNet): m.stages = fold_batchnorm(m.stages)
+        else: m = _copy_names(fold_batchnorm(m), m)
+    except EKDError: pass   # a network that cannot be traced, or would compute something else, is not changed
+    return m if precision=='float32' else _in_bf16(m)
+
+def _copy_names(new, old):
+    for k in ('arch', 'manifest'):
+        if hasattr(old, k): setattr(new, k, getattr(old, k))
+    return new
+
+# %% ../nbs/15_speed.ipynb #8529f1e5
 def optimize_teachers(
     teachers, # a `TeacherEnsemble`, or what it is made of
     precision:str='float32', # of weights and activations: 'float32' or 'bfloat16'
-    x:Tensor=None, # a batch to compare on, normalised as in training; where answers differ it is refused
+    x:Tensor=None, # a batch to compare on, normalised as in training; a teacher whose logits differ is refused
 )->TeacherEnsemble: # a copy
-    "The same teachers with BatchNorm folded away, cheaper to ask"
-    if precision not in ('float32', 'bfloat16'): raise EKDError(f"precision: got {precision!r}, expected 'float32' or 'bfloat16'")
+    "The same teachers, with BatchNorm folded away"
+    expect(precision in ('float32', 'bfloat16'), 'precision', precision, "'float32' or 'bfloat16'")
     old = teachers if isinstance(teachers, TeacherEnsemble) else TeacherEnsemble(teachers)
-    new = TeacherEnsemble([_fast(copy.deepcopy(m), precision) for m in old.models], old.names, old.feature_grid, old.class_maps)
+    new = TeacherEnsemble([_optimize(copy.deepcopy(m), precision) for m in old.models], old.names, old.feature_grid, old.class_maps)
     if x is not None: _compare(old, new, x, 1e-3 if precision=='float32' else .1)
     return new
 
 def _compare(old, new, x, tol):
+    "Refuse teachers whose logits changed by more than `tol` of the largest logit"
     for name,a,b in zip(old.names, old(x).logits, new(x).logits):
-        if not (apart := float((a-b).abs().max()/a.abs().max()))<tol: raise EKDError(f'teachers: {name} answers differently once BatchNorm is folded (by {apart:.0%}), it cannot be made faster; pass it as it is')
+        apart = float((a-b).abs().max()/a.abs().max())
+        if not apart<tol:
+            raise EKDError(f'teachers: {name} answers differently once BatchNorm is folded (by {apart:.0%}), it cannot be made faster; pass it as it is')

@@ -74,13 +74,11 @@ class Branch(nn.Module):
     ):
         super().__init__()
         self.body,self.head = body,head
-        if pool is not None: self.pool = pool
+        self.pool = pool
 
     def forward(self, h):
         f = self.body(h)
         return self.head(f.mean((2,3)) if self.pool is None else self.pool(f)), f
-
-    pool = None   # without pooling of its own a branch has no such part
 
 class Head(Branch):
     "A branch without stages: 1×1 convolution and classifier, for a trunk that is a whole network"
@@ -236,6 +234,7 @@ def keep(self:BranchedStudent,
     new.fusion = self.fusion.keep(idx)
     if self.assigned: new.assigned = [self.assigned[i] for i in idx]
     new.config = dict(self.config, **{k: [self.config[k][i] for i in idx] for k in ('arch', 'kept') if self.config.get(k)})
+    if new.config.get('arch') and new.config['arch'][0]!=self.config['arch'][0]: new.config['arch'] = None   # no name builds this mixture
     new.grouped = self.grouped
     return copy.deepcopy(new)
 
