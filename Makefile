@@ -7,7 +7,7 @@ PY    := $(BIN)/python
 PYTHON ?= python3
 ARGS  ?=
 
-.PHONY: help reproduce test check notebooks results pages readme preview docs benchmark faults distributed versions lock clean
+.PHONY: help reproduce test check notebooks results pages readme preview docs benchmark faults fuzz distributed versions lock clean
 
 help:            ## list these words
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -74,6 +74,12 @@ docs: $(VENV)/.installed-dev         ## build the site with Quarto into _docs/
 
 faults: $(VENV)/.installed           ## kill runs, damage files, fill the disk: how many trials of how many hold (a record in results/faults)
 	OMP_NUM_THREADS=1 $(PY) -W ignore tools/faults.py $(ARGS)
+
+N    ?= 500
+SEED ?= 0
+
+fuzz: $(VENV)/.installed-dev         ## train N=500 random combinations: each works or is refused with one sentence (a record in results/fuzz)
+	OMP_NUM_THREADS=1 $(PY) -W ignore tools/fuzz.py --n $(N) --seed $(SEED) $(ARGS)
 
 distributed: $(VENV)/.installed-dev  ## train with one and with two processes, record how far apart they are
 	OMP_NUM_THREADS=1 $(PY) -W ignore tools/two_processes.py --record

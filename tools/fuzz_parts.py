@@ -60,8 +60,9 @@ class Context:
         x = torch.from_numpy(self.arrays.x_train).permute(0,3,1,2).float()/128-1
         return x,torch.from_numpy(self.arrays.y_train)
 
-    def net(self, name='resnet8-w4', n=None, channels=None): return get_model(name, n or self.classes, channels or self.channels)
-    def own(self, **kw): return Net(**(dict(n_out=self.classes, in_channels=self.channels) | kw))
+    def net(self, name='resnet8-w4', n=None, channels=None):
+        return get_model(name, n or self.classes, channels or self.channels)
+    def own(self): return Net(self.classes, self.channels)
     def timm(self, name):
         import timm   # slow, and few combinations need it
         return timm.create_model(f'test_{name}', num_classes=self.classes, in_chans=self.channels)
@@ -69,15 +70,15 @@ class Context:
 
 # ---- data
 
-def folder(c, bw=False, item_tfms=None, batch_tfms=None, **kw):
+def folder(c, bw=False, batch_tfms=None):
     "Pictures in a folder for each class, read by fastai"
     for i,(x,y) in enumerate(zip(c.arrays.x_train, c.arrays.y_train)):
         path = c.folder/'pictures'/f'c{y}'/f'{i}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(x.squeeze()).save(path)
     c.channels = 1 if bw else 3
-    return ImageDataLoaders.from_folder(c.folder/'pictures', valid_pct=.25, seed=1, bs=c.bs, item_tfms=item_tfms or Resize(c.size),
-                                        batch_tfms=batch_tfms, img_cls=PILImageBW if bw else PILImage, num_workers=0, **kw)
+    kw = dict(item_tfms=Resize(c.size), batch_tfms=batch_tfms, img_cls=PILImageBW if bw else PILImage, num_workers=0)
+    return ImageDataLoaders.from_folder(c.folder/'pictures', valid_pct=.25, seed=1, bs=c.bs, **kw)
 
 
 def plain(c, change=None, n_out=True, **kw):
@@ -103,6 +104,7 @@ def other_channels(c):
     return plain(c, lambda x, y: (x[:,:1].repeat(1,2,1,1), y))
 
 
+HALF = Normalize.from_stats([.5]*3, [.5]*3)
 DATA = {
     'arrays': lambda c: image_dls(c.arrays, bs=c.bs),
     'arrays, no augmentation': lambda c: image_dls(c.arrays, bs=c.bs, augment=False),
@@ -114,7 +116,7 @@ DATA = {
     'arrays, RandomErasing': lambda c: with_tfms(c, RandomErasing(p=1.), n_views=1),
     'folder': folder,
     'folder, grey': lambda c: folder(c, bw=True),
-    'folder, transforms': lambda c: folder(c, batch_tfms=[*aug_transforms(size=c.size), Normalize.from_stats(*[[.5]*3]*2)]),
+    'folder, transforms': lambda c: folder(c, batch_tfms=[*aug_transforms(size=c.size), HALF]),
     'folder, Normalize of a batch': lambda c: folder(c, batch_tfms=Normalize()),
     'torch': plain,
     'torch, weighted sampler': lambda c: plain(c, sampler=WeightedRandomSampler(torch.ones(24), 20)),
@@ -179,11 +181,14 @@ def changed(net, change):
     return net
 
 
+def finished(c, n=None, **kw):
+    return branched_student('resnet8-w4', 2, n or c.classes, in_channels=c.channels, **kw)
 def file(c, **kw): return save_teacher(c.net(**kw), c.folder/'t.safetensors')
 def fill(value): return lambda net: nn.init.constant_(next(net.parameters()), value)
 def adapter(c, **kw): return TeacherAdapter(c.net(channels=3), teacher_stats=([.5]*3, [.5]*3), channels=3, **kw)
-def no_statistics(c): return nn.Sequential(nn.Conv2d(c.channels, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), Functional_head(c))
-def Functional_head(c): return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, c.classes))
+def no_statistics(c):
+    return nn.Sequential(nn.Conv2d(c.channels, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), small_head(c))
+def small_head(c): return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, c.classes))
 def mlp(c, n): return nn.Sequential(nn.Flatten(), nn.Linear(c.channels*c.size**2, n))
 
 
@@ -208,9 +213,9 @@ TEACHERS = {
     '?multilayer perceptron': lambda c: mlp(c, c.classes),
     '?BatchNorm without statistics': no_statistics,
     '?dropout always on': lambda c: Functional(c, .5),
-    '?traced': lambda c: torch.jit.trace(c.net().eval(), torch.zeros(2, c.channels, c.size, c.size)),
+    '?traced': lambda c: torch.jit.trace(c.net().eval(), torch.zeros(2, c.channels, 16, 16)),
     '?huge logits': lambda c: changed(c.own(), lambda m: m.fc.weight.data.mul_(1e6)),
-    '?a student': lambda c: branched_student('resnet8-w4', 2, c.classes, in_channels=c.channels),
+    '?a student': lambda c: finished(c),
     '!other classes': lambda c: c.net(n=c.classes+1),
     '!other channels': lambda c: c.net(channels=5),
     '!NaN': lambda c: changed(c.net(), fill(float('nan'))),
@@ -222,12 +227,12 @@ TEACHERS = {
     '!a text file': lambda c: changed(c.folder/'a.safetensors', lambda p: p.write_text('a')),
 }
 TEACHER_SETS = {
-    'no features': lambda c: TeacherEnsemble([c.net(), c.own()], feature_grid=0),
+    '?no features': lambda c: TeacherEnsemble([c.net(), c.own()], feature_grid=0),
     'grid of 2': lambda c: TeacherEnsemble([c.net(), c.own()], feature_grid=2),
-    'class maps': lambda c: TeacherEnsemble([c.net(n=12), c.net()], class_maps=[list(range(c.classes))[::-1], None]),
+    'class maps': lambda c: TeacherEnsemble([c.net(n=12), c.net()], class_maps=[[*range(c.classes)][::-1], None]),
     '?none': lambda c: None,
     '!empty': lambda c: [],
-    '!class map too long': lambda c: TeacherEnsemble([c.net(n=12)], class_maps=[list(range(12))[:c.classes]+[0]]),
+    '!class map too long': lambda c: TeacherEnsemble([c.net(n=12)], class_maps=[[*range(c.classes), 0]]),
     '!class map beyond': lambda c: TeacherEnsemble([c.net()], class_maps=[[c.classes]*c.classes]),
     '!feature_grid=-1': lambda c: TeacherEnsemble([c.net()], feature_grid=-1),
     '!names': lambda c: TeacherEnsemble([c.net()], names=['a', 'b']),
@@ -242,14 +247,14 @@ STUDENTS = {
     'function with arguments': lambda c: Net,
     'list': lambda c: ['resnet8-w4']*max(1, len(c.teachers or [0])),
     'mixed list': lambda c: ['resnet8-w4', 'resnet14-w4', c.net()][:max(1, len(c.teachers or [0]))],
-    'finished student': lambda c: branched_student('resnet8-w4', 2, c.classes, split=1, in_channels=c.channels),
-    'finished student, grouped': lambda c: branched_student('resnet8-w4', 2, c.classes, in_channels=c.channels, grouped=True),
+    'finished student': lambda c: finished(c, split=1),
+    'finished student, grouped': lambda c: finished(c, grouped=True),
     'timm resnet': lambda c: 'test_resnet',
     'timm efficientnet': lambda c: 'test_efficientnet',
     'timm convnext module': lambda c: c.timm('convnext'),
     'torchvision mobilenet': lambda c: torchvision(c, 'mobilenet_v3_small'),
     'torchvision shufflenet': lambda c: torchvision(c, 'shufflenet_v2_x0_5'),
-    'torchvision squeezenet': lambda c: torchvision(c, 'squeezenet1_1'),
+    '?torchvision squeezenet': lambda c: torchvision(c, 'squeezenet1_1'),
     '?timm byobnet': lambda c: 'test_byobnet',
     '?timm mambaout': lambda c: 'test_mambaout',
     '?timm nfnet': lambda c: 'test_nfnet',
@@ -268,7 +273,7 @@ STUDENTS = {
     '!empty list': lambda c: [],
     '!None': lambda c: None,
     '!a function that returns text': lambda c: lambda: 'net',
-    '!finished student of other classes': lambda c: branched_student('resnet8-w4', 2, c.classes+1, in_channels=c.channels),
+    '!finished student of other classes': lambda c: finished(c, c.classes+1),
 }
 
 
@@ -282,12 +287,14 @@ def torchvision(c, name):
 SPLITS = {
     'None': lambda c: None, ' None': lambda c: None, '  None': lambda c: None,
     'heads': lambda c: 'heads', ' heads': lambda c: 'heads',
-    '1': lambda c: 1, '2': lambda c: 2,
-    '?0': lambda c: 0, '?3': lambda c: 3, '?4': lambda c: 4, '?stem': lambda c: 'stem', '?blocks.0': lambda c: 'blocks.0',
-    '!99': lambda c: 99, '!-1': lambda c: -1, '!True': lambda c: True, '!1.5': lambda c: 1.5, '!tail': lambda c: 'tail', '![]': lambda c: [],
+    '1': lambda c: 1, '2': lambda c: 2, '?0': lambda c: 0, '?3': lambda c: 3, '?4': lambda c: 4,
+    '?stem': lambda c: 'stem', '?blocks.0': lambda c: 'blocks.0',
+    '!99': lambda c: 99, '!-1': lambda c: -1, '!True': lambda c: True, '!1.5': lambda c: 1.5,
+    '!tail': lambda c: 'tail', '![]': lambda c: [],
 }
 BRANCHES = {
-    'None': lambda c: None, ' None': lambda c: None, '  None': lambda c: None, '1': lambda c: 1, '2': lambda c: 2, '3': lambda c: 3,
+    'None': lambda c: None, ' None': lambda c: None, '  None': lambda c: None,
+    '1': lambda c: 1, '2': lambda c: 2, '3': lambda c: 3,
     '!0': lambda c: 0, '!-2': lambda c: -2, '!1.5': lambda c: 1.5, '!text': lambda c: '2', '?True': lambda c: True,
 }
 FUSIONS = {
@@ -368,6 +375,9 @@ LOSSES = {
     '!a function of one argument': lambda c: (lambda pred: pred.logits.mean()),
 }
 
+ONE_BRANCH = {'fitnet', 'dkd', 'rkd', 'sp', 'dist', '?at', '?crd', '?teacher 1'} # losses of one plain network
+PEERS = {'one', 'cl_ilr'} # losses of branches that learn from each other
+
 
 # ---- training
 
@@ -385,9 +395,11 @@ CALLBACKS = {
     'GradientClip': lambda c: [GradientClip(.1)],
     'GradientAccumulation': lambda c: [GradientAccumulation(20)],
     'average': lambda c: [Average()],
-    '?MixUp and CutMix': lambda c: [MixUp(), CutMix()],
 }
-MEMOS = {'off': lambda c: False, 'on': lambda c: True, '!text': lambda c: 'yes', '!a number': lambda c: 7, '?None': lambda c: None}
+MEMOS = {
+    'off': lambda c: False, 'on': lambda c: True,
+    '!text': lambda c: 'yes', '!a number': lambda c: 7, '?None': lambda c: None,
+}
 PRECISIONS = {'float32': lambda c: [], ' float32': lambda c: [], 'bf16': lambda c: [BF16Callback()]}
 FITS = {
     'fit': lambda learn: learn.fit(2, 1e-3),

@@ -1,0 +1,56 @@
+"""A small part of `make fuzz`: fixed combinations either train or are refused with one sentence"""
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
+import fuzz
+
+USUAL = dict(i=0, seed=0, size=8, channels=1, classes=4, data='arrays, one view', student='resnet8-w4',
+             teachers=['resnet8-w6', 'own network'], split='None', branches='None', fusion='mean', loss='hints', cbs='none', memo='on',
+             precision='float32', fit='fit', export='none')
+
+TRAINED = [
+    dict(export='save_student'),
+    dict(export='resume', cbs='MixUp', loss='hints, SchedCos'),
+    dict(data='torch, subset sampler', memo='off', export='fold', student='own module', split='heads', fit='fine_tune'),
+    dict(data='folder', channels=3, export='learner', teachers=['adapter', 'file'], loss='class weights'),
+    dict(precision='bf16', loss='hints, cosine', export='keep', fusion='gate', split='1'),
+    dict(data='arrays, Rotate', loss='dkd', branches='1', export='fused'),
+]
+REFUSED = [
+    (dict(data='!torch, NaN images'), 'not finite'),
+    (dict(data='!torch, three items'), 'three|3 items'),
+    (dict(loss='!negative alpha'), 'alpha: got -1'),
+    (dict(split='!tail'), 'tail'),
+    (dict(teachers=['!other classes']), 'has 5 classes, the data has 4'),
+    (dict(student='!no such name'), 'resnet9000x'),
+]
+
+
+@pytest.mark.parametrize('changes', TRAINED, ids=str)
+def test_trains(changes): assert fuzz.outcome(USUAL | changes)==('trained', '')
+
+
+@pytest.mark.parametrize('changes,says', REFUSED, ids=str)
+def test_is_refused(changes, says):
+    end,sentence = fuzz.outcome(USUAL | changes)
+    assert end=='refused' and any(s in sentence for s in says.split('|')), sentence
+
+
+def test_draws_do_not_change():
+    assert fuzz.draw(0, 7)==fuzz.draw(0, 7)!=fuzz.draw(0, 8)
+    assert all(set(fuzz.draw(1, i))>=set(fuzz.PARTS) for i in range(20))
+
+
+def test_kinds_of_sentences():
+    assert fuzz.kind("bs: got -4 and 'a', expected 1.5 (of 3)")=='bs: got # and …, expected # …'
+
+
+def test_a_fault_is_seen(monkeypatch):
+    "A wrong value that is accepted, and an error that is not ours, are both faults"
+    monkeypatch.setitem(fuzz.parts.DATA, 'broken', lambda c: 1/0)
+    assert fuzz.outcome(USUAL | dict(data='broken'))[0]=='fault'
+    monkeypatch.setitem(fuzz.parts.CALLBACKS, '!none', lambda c: [])
+    assert fuzz.outcome(USUAL | dict(cbs='!none'))==('fault', 'Fault: accepted: !none')
