@@ -134,7 +134,7 @@ def check_trained(learn, watch, before, fingerprint):
 
 class StopAfterOne(Callback):
     def before_epoch(self):
-        if self.learn.epoch==1: raise Stop
+        if self.learn.epoch==1: raise Stop('after one epoch')
 
 
 def check_resume(case, folder):
