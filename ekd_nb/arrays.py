@@ -297,7 +297,8 @@ def stratified_split(
 )->tuple: # rows to train on, rows held out; int64, sorted
     "Two disjoint parts of the rows of `y`, with the same share of every class"
     y = np.asarray(y)
-    expect(0<n_valid<len(y), 'n_valid', n_valid, f'1 to {len(y)-1} of {len(y)} images')
+    whole = isinstance(n_valid, (int, np.integer))
+    expect(whole and 0<n_valid<len(y), 'n_valid', n_valid, f'1 to {len(y)-1} of {len(y)} images')
     rows = _shuffled_classes(y, seed, 2)
     share = np.array([n_valid*len(r)/len(y) for r in rows.values()])
     k = share.astype(int)

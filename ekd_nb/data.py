@@ -382,6 +382,8 @@ def image_dls(
     "fastai `DataLoaders` of a data set in memory"
     idx,valid_idxs = split_rows(data, idx, valid)
     expect(n_views is None or 1<=n_views<=data.views.n, 'n_views', n_views, f'1 to {data.views.n}')
+    for k,v in dict(bs=bs, val_bs=bs if val_bs is None else val_bs).items():
+        expect(isinstance(v, (int, np.integer)) and v>0, k, v, 'a number of images of at least 1')
     device = torch.device(default_device() if device is None else device)
     train,test = ImageTensors(data.x_train,data.y_train),ImageTensors(data.x_test,data.y_test)
     norm = PixelNormalize(*data.stats, channels_last=channels_last)

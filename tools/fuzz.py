@@ -227,6 +227,7 @@ def main(args=None):
     p.add_argument('--n', type=int, default=500, help='how many combinations')
     p.add_argument('--seed', type=int, default=0)
     p.add_argument('--start', type=int, default=0, help='the first one')
+    p.add_argument('--minutes', type=float, default=1e6, help='stop after so many, with a record of what was tried')
     p.add_argument('--only', type=int, help='run one combination again and show it')
     p.add_argument('--out', type=Path, default=ROOT/'results'/'fuzz', help='folder of records')
     a = p.parse_args(args)
@@ -238,14 +239,15 @@ def main(args=None):
     where,start,results = provenance('cpu'),time.perf_counter(),[]
     for i in range(a.start, a.start+a.n):
         case,began = draw(a.seed, i),time.perf_counter()
+        if began-start>60*a.minutes: break
         results.append((case, *outcome(case)))
         if results[-1][1]=='fault': print(f'{i:4} {results[-1][2]}', flush=True)
         elif (secs := time.perf_counter()-began)>10: print(f'{i:4} took {secs:.0f} s', flush=True)
     ends = {end: [(c, text) for c,e,text in results if e==end] for end in ('trained', 'refused', 'fault')}
     print(', '.join(f'{len(v)} {k}' for k,v in ends.items()))
     a.out.mkdir(parents=True, exist_ok=True)
-    write_json(a.out/f'n{a.n}-s{a.seed}.json', add_digest(dict(
-        schema=1, **where, seconds=round(time.perf_counter()-start, 1), seed=a.seed, n=a.n,
+    write_json(a.out/f'n{len(results)}-s{a.seed}.json', add_digest(dict(
+        schema=1, **where, seconds=round(time.perf_counter()-start, 1), seed=a.seed, n=len(results),
         trained=len(ends['trained']),
         refused=counted(text for _,text in ends['refused']), other=[dict(c, what=text) for c,text in ends['fault']],
         exported=dict(Counter(c['export'] for c,text in ends['trained'] if not text)),

@@ -315,7 +315,7 @@ def ekd(*a, **kw): return lambda c: EKDLoss(*a, **kw)
 LOSSES = {
     'default': lambda c: None,
     'labels only': ekd(1, 0, 0),
-    'no hints': ekd(.2, .8),
+    'no hints': ekd(.2, .8, 0),
     'hints': ekd(gamma=1.),
     'hints, relative': ekd(gamma=1., normalize_hints=True),
     'hints, standard': ekd(gamma=.5, hint_error='standard'),
@@ -323,7 +323,7 @@ LOSSES = {
     'hints, linear to zero': ekd(gamma=1., hint_schedule='linear', hint_end=.5),
     'hints, cosine to zero': ekd(gamma=1., hint_schedule='cosine'),
     'hints, SchedCos': ekd(gamma=SchedCos(2, 0)),
-    'beta by SchedLin': ekd(beta=SchedLin(0, 1), tau=SchedLin(8, 2)),
+    'beta by SchedLin': ekd(gamma=0, beta=SchedLin(0, 1), tau=SchedLin(8, 2)),
     'lam by a function': ekd(lam=falls, gamma=.1),
     'label smoothing': ekd(label_smoothing=.1),
     'class weights': lambda c: EKDLoss(weight=[1.+j for j in range(c.classes)], label_smoothing=.1),
