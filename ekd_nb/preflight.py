@@ -9,6 +9,7 @@ __all__ = ['first_batch', 'describe', 'check_classes', 'check_memo', 'Preflight'
            'check_single_images', 'check_match', 'dry_run']
 
 # %% ../nbs/11_preflight.ipynb #6f8131cf
+import sys
 from typing import NamedTuple
 
 import torch
@@ -20,9 +21,10 @@ from fastai.torch_core import one_param, to_device
 from .core import EKDError, eval_mode
 from .data import last_batch_size, n_items
 from .losses import DistillLoss, resolve_assignment
+from .judge import judge_teachers, match_teachers
 from .memo import TeacherMemo
 from .student import BranchedStudent, StudentOutput
-from .teachers import TeacherEnsemble, TeacherOutput, check_teachers
+from .teachers import TeacherEnsemble, TeacherOutput, check_batch_independent, check_teachers
 
 # %% ../nbs/11_preflight.ipynb #a501a2a8
 def first_batch(
@@ -71,11 +73,14 @@ def check_memo(
     teachers:TeacherEnsemble,
     dls, # the data
     features:bool=False, # does the loss need features?
+    x:Tensor=None, # some images, to compare the teachers' outputs for whole and half batches
 ):
     "Refuse a cache of teacher outputs that the run could not use"
-    if isinstance(memo, bool): return
-    if not isinstance(memo, TeacherMemo): raise EKDError(f'memo: got a {type(memo).__name__}, expected True, False or a TeacherMemo')
+    if memo is False: return
+    if not isinstance(memo, (bool, TeacherMemo)): raise EKDError(f'memo: got a {type(memo).__name__}, expected True, False or a TeacherMemo')
     if getattr(dls.train, 'views', None) is None: return
+    if x is not None: check_batch_independent(teachers, x, 'memo')
+    if memo is True: return
     memo.check_compatible(teachers, dls.train.rows, dls.train.views, getattr(dls, 'data_fingerprint', ''), features)
 
 # %% ../nbs/11_preflight.ipynb #79c4c7a7
@@ -91,6 +96,8 @@ class Preflight(NamedTuple):
     def n_teachers(self): return 0 if self.teachers is None else len(self.teachers)
 
 # %% ../nbs/11_preflight.ipynb #5be2c362
+def _log(text): print(text, file=sys.stderr)   # not among what a page shows as its results
+
 def preflight(
     dls:DataLoaders, # the data
     loss:DistillLoss,
@@ -98,6 +105,7 @@ def preflight(
     n_out:int=None, # classes; by default those of `dls`, of the teachers, or `default_n_out`
     memo=False, # `True`, `False` or a `TeacherMemo`
     default_n_out:int=None, # classes of a finished student
+    judge:bool=False, # print the accuracy of each teacher on some labelled images, and what is suspicious?
 )->Preflight:
     "Check data, teachers, cache and loss against each other"
     x,y = first_batch(dls)
@@ -108,9 +116,10 @@ def preflight(
         raise EKDError('teachers: got none, expected at least one, or a loss without them (EKDLoss(1, 0, 0))')
     if teachers is not None:
         teachers = (teachers if isinstance(teachers, TeacherEnsemble) else TeacherEnsemble(teachers)).to(x.device)
-        probe = check_teachers(teachers, x[:8], n_out, loss.needs_features and not loss.optional_hints)
-        loss.settle_hints(probe.features, getattr(memo, 'features', True))
-        check_memo(memo, teachers, dls, loss.needs_features)
+        teachers = match_teachers(teachers, dls, _log)
+        probe = check_teachers(teachers, x[:8], n_out, loss.needs_features)
+        check_memo(memo, teachers, dls, loss.needs_features, x[:8])
+        for verdict in judge_teachers(teachers, dls) if judge else (): _log(f'teacher {verdict}')
         n_out = probe.logits.shape[2]
         if getattr(x, 'key', None) is not None: probe = probe._replace(idx=x.key.idx[:8])
     n_out = check_classes(n_out or default_n_out, y)

@@ -373,3 +373,25 @@ def test_sets_of_pretrained_teachers():
     assert tuple(pretrained_teachers('cifar10').names) == PRETRAINED_ARCHS == ('densenet_22_12', 'resnet20', 'wrn_16_2')
     both = set(pretrained_paths('cifar10', which='small')), set(pretrained_paths('cifar10', which='large'))
     assert not both[0] & both[1] and both[0] | both[1] == set(pretrained_paths('cifar10'))
+
+
+# ---- all of it in ekd_learner
+
+def test_a_student_learns_from_a_teacher_of_another_order(learner, capfd):
+    from ekd_nb.learner import ekd_learner
+    from ekd_nb.losses import EKDLoss
+    torch.manual_seed(0)
+    l = ekd_learner(four_classes([0, 1, 2, 3]), 'resnet8-w8', [learner], loss_func=EKDLoss(0., 1.))
+    said = capfd.readouterr().err
+    assert 'in another way than the data' in said and 'ok' in said
+    with l.no_bar(), l.no_logging(): l.fit(6, 1e-2)
+    assert l.validate()[1] > .9
+    ekd_learner(four_classes([3, 2, 1, 0]), 'resnet8-w8', [learner], judge=False)
+    assert capfd.readouterr().err == ''
+
+
+def test_no_cache_of_teachers_that_look_at_the_batch():
+    from ekd_nb.learner import ekd_learner
+    net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(192, track_running_stats=False), nn.Linear(192, 4))
+    ekd_learner(four_classes([0, 1, 2, 3]), SMALL, [net])
+    with pytest.raises(EKDError, match='memo: outputs of teacher 0 .* depend on the rest'): ekd_learner(four_classes([0, 1, 2, 3]), SMALL, [net], memo=True)

@@ -75,7 +75,7 @@ def method_learner(
     student,what = make_student(p, m, data.n_classes, data.channels, data.size[0])
     loss,teachers,memo = _loss_and_teachers(p, m, teachers, manifests, memo, dls.device)
     kwargs = dict(teachers=teachers, memo=memo or False) if m.has_teacher else {}
-    learn = ekd_learner(dls, student, loss_func=loss, **kwargs, **learner_kwargs(p))
+    learn = ekd_learner(dls, student, judge=False, loss_func=loss, **kwargs, **learner_kwargs(p))
     return learn,what,memo if m.has_teacher else None
 
 # %% ../../nbs/study/04_runs.ipynb #12cbf8fb

@@ -438,7 +438,7 @@ def run_candidate(
     dls,begun = bench.dls(),time.time()
     set_seed(bench.seed)
     student,what = suite_student(task, c.student, len(task.archs), bench.n_out, bench.channels, bench.size)
-    learn = ekd_learner(dls, student, teachers, n_out=bench.n_out, loss_func=EKDLoss(**{**FORMER, **c.loss}), memo=memo or False,
+    learn = ekd_learner(dls, student, teachers, n_out=bench.n_out, loss_func=EKDLoss(**{**FORMER, **c.loss}), memo=memo or False, judge=False,
                         **optimiser(task.opt))
     quiet(learn, deadline).fit_one_cycle(task.epochs, task.lr)
     seconds = dict(seconds=round(time.time()-begun, 2), prepared_s=round(begun-start, 2))
