@@ -137,7 +137,6 @@ class Bench:
         m = branched_student(self.s.student, n or self.s.n_branches, split=self.s.split, size=32, **kw).to(self.device)
         return m.to(memory_format=torch.channels_last) if channels_last else m
 
-<<<<<<< HEAD
 # %% ../../nbs/study/14_cases.ipynb #e0910463
 @patch
 def learner(self:Bench, teachers=None, memo=False, student=None, channels_last=True, images=None, n=None, loss=None,
@@ -147,16 +146,7 @@ def learner(self:Bench, teachers=None, memo=False, student=None, channels_last=T
     dls = image_dls(data, bs=self.s.bs, n_views=1, device=self.device, channels_last=channels_last)
     if loss is None: loss = EKDLoss(**TUNED) if teachers else EKDLoss(1., 0., 0.)
     student = student or self.student(n, channels_last)
-    return ekd_learner(dls, student, teachers, memo=memo, loss_func=loss, **kw)
-=======
-    def learner(self, teachers=None, memo=False, student=None, channels_last=True, images=None, n=None, loss=None, **kw):
-        "An `ekd_learner` as the start page makes it, one view of each image"
-        data = self.data if images is None else bench_data(self.s, images)
-        dls = image_dls(data, bs=self.s.bs, n_views=1, device=self.device, channels_last=channels_last)
-        loss = loss or (EKDLoss(tau=2., gamma=60., lam=.25) if teachers else EKDLoss(1., 0., 0.))
-        student = student or self.student(n, channels_last)
-        return ekd_learner(dls, student, teachers, memo=memo, judge=False, loss_func=loss, **kw)
->>>>>>> bc79e3e (preflight compares teachers with the data: names, normalisation, accuracy; ekd_learner(judge=))
+    return ekd_learner(dls, student, teachers, memo=memo, judge=False, loss_func=loss, **kw)
 
 @patch
 def warm_memo_case(self:Bench, teachers, **kw):
