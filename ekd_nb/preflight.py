@@ -96,7 +96,7 @@ class Preflight(NamedTuple):
     def n_teachers(self): return 0 if self.teachers is None else len(self.teachers)
 
 # %% ../nbs/11_preflight.ipynb #5be2c362
-def _log(text): print(text, file=sys.stderr)   # not among what a page shows as its results
+def _log(text): print(text, file=sys.stderr)   # not among the results that a page stores
 
 def preflight(
     dls:DataLoaders, # the data
@@ -117,7 +117,8 @@ def preflight(
     if teachers is not None:
         teachers = (teachers if isinstance(teachers, TeacherEnsemble) else TeacherEnsemble(teachers)).to(x.device)
         teachers = match_teachers(teachers, dls, _log)
-        probe = check_teachers(teachers, x[:8], n_out, loss.needs_features)
+        probe = check_teachers(teachers, x[:8], n_out, loss.needs_features and not loss.optional_hints)
+        loss.settle_hints(probe.features, getattr(memo, 'features', True))
         check_memo(memo, teachers, dls, loss.needs_features, x[:8])
         for verdict in judge_teachers(teachers, dls) if judge else (): _log(f'teacher {verdict}')
         n_out = probe.logits.shape[2]
