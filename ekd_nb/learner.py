@@ -69,7 +69,8 @@ def make_student(
     n_branches:int=None, # by default one per teacher
     split=None, # see `branched_student`
     fusion:str='mean', # `mean`, `prob` or `gate`
-    cut=None, # fastai's `cut` for networks without `.stages`
+    cut=None, # fastai's `cut`, for networks that cannot be cut otherwise
+    pretrained:bool=False, # a student with the weights of timm or torchvision?
 )->BranchedStudent:
     "The student that `ekd_learner` trains"
     if isinstance(arch, Learner): arch = copy.deepcopy(unwrap_model(arch.model))
@@ -78,7 +79,7 @@ def make_student(
     if n_branches is None: n_branches = len(arch) if isinstance(arch, (list, tuple)) else max(1, found.n_teachers)
     if not isinstance(n_branches, int) or n_branches<1: raise EKDError(f'n_branches: got {n_branches!r}, expected at least 1 branch')
     channels,size = found.x.shape[1],found.x.shape[-1]
-    return branched_student(arch, n_branches, found.n_out, split, fusion, channels, cut, size=size)
+    return branched_student(arch, n_branches, found.n_out, split, fusion, channels, cut, size=size, pretrained=pretrained)
 
 def _check_finished(student, n_branches, n_out, split):
     got = student.branches[0].head.out_features
@@ -197,8 +198,9 @@ def ekd_learner(
     n_out:int=None, # classes; by default those of `dls`
     split=None, # where the trunk ends: name of its last stage, number of its stages, or 'heads', see `branched_student`
     fusion:str='mean', # `mean`, `prob` or `gate`
-    cut=None, # fastai's `cut` for networks without `.stages`
+    cut=None, # fastai's `cut`, for networks that cannot be cut otherwise
     trunk_grad:float=None, # factor on the gradient into the trunk; by default 1/N for a loss that sums over branches, else 1
+    pretrained:bool=False, # a student with the weights of timm or torchvision?
     memo=False, # cache teacher outputs: `True`, or a `TeacherMemo` to share
     judge:bool=True, # print each teacher's accuracy on at most 512 labelled images, and what is suspicious?
     loss_func=None, # a `DistillLoss`, or a function of `StudentOutput` and labels; `EKDLoss()` by default
@@ -210,7 +212,7 @@ def ekd_learner(
     "A Learner whose student learns each branch from a teacher of its own and from the labels"
     loss = as_distill_loss(loss_func)
     found = preflight(dls, loss, teachers, n_out, memo, _finished_classes(arch), judge)
-    student = make_student(arch, found, n_branches, split, fusion, cut)
+    student = make_student(arch, found, n_branches, split, fusion, cut, pretrained)
     connect(student, loss, found, dls, trunk_grad)
     cbs = ekd_callbacks(cbs, found, memo)
     metrics = listify(metrics) + ekd_columns(student, loss, cbs)
