@@ -93,7 +93,7 @@ def test_rehearsal_leaves_no_trace():
     from ekd_nb.student import branched_student
     s = branched_student(SMALL, 2, 10, in_channels=1)
     before, rng = {k: v.clone() for k, v in s.state_dict().items()}, torch.get_rng_state()
-    l = learner(arch=s, loss_func=EKDLoss())
+    l = learner(arch=s, loss_func=EKDLoss(gamma=0.))   # hints would add projections
     assert all(torch.equal(v, before[k]) for k, v in s.state_dict().items()) and s.training and all(m.training for m in s.modules())
 
 
@@ -229,7 +229,7 @@ def test_a_weight_set_later_is_used():
 
 
 def test_a_hint_that_was_off_is_refused_later():
-    l = learner(loss_func=EKDLoss())
+    l = learner(loss_func=EKDLoss(gamma=0.))
     l.loss_func.gamma = 1.
     with pytest.raises(EKDError, match='make the Learner with gamma above 0'): fit(l)
     with pytest.raises(EKDError, match='beta: got -2'): l.loss_func.beta = -2
@@ -272,3 +272,11 @@ def test_a_student_with_fewer_branches_put_into_a_learner():
     l.model = l.model.keep(1)
     l.validate()
     assert l.recorder.values
+
+
+def test_the_default_goes_on_without_hints_where_teachers_have_no_features():
+    teacher = TeacherEnsemble(teachers(), feature_grid=0)
+    with pytest.warns(UserWarning, match='goes on without hints'): l = learner(ts=teacher, loss_func=EKDLoss())
+    assert l.loss_func.gamma == 0 and l.model.projections is None
+    with pytest.raises(EKDError, match='feature_grid=0 gives no features'): learner(ts=teacher, loss_func=EKDLoss(gamma=1.))
+    assert learner(loss_func=EKDLoss()).loss_func.gamma == 10
