@@ -3,9 +3,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
 import fuzz
+from ekd_nb.student import branched_student
 
 USUAL = dict(i=0, seed=0, size=8, channels=1, classes=4, data='arrays, one view', student='resnet8-w4',
              teachers=['resnet8-w6', 'own network'], split='None', branches='None', fusion='mean', loss='hints', cbs='none', memo='on',
@@ -18,6 +21,7 @@ TRAINED = [
     dict(data='folder', channels=3, export='learner', teachers=['adapter', 'file'], loss='class weights'),
     dict(precision='bf16', loss='hints, cosine', export='keep', fusion='gate', split='1'),
     dict(data='arrays, Rotate', loss='dkd', branches='1', export='fused'),
+    dict(student='finished student, grouped', export='onnx'),
 ]
 REFUSED = [
     (dict(data='!torch, NaN images'), 'not finite'),
@@ -54,3 +58,25 @@ def test_a_fault_is_seen(monkeypatch):
     assert fuzz.outcome(USUAL | dict(data='broken'))[0]=='fault'
     monkeypatch.setitem(fuzz.parts.CALLBACKS, '!none', lambda c: [])
     assert fuzz.outcome(USUAL | dict(cbs='!none'))==('fault', 'Fault: accepted: !none')
+
+
+def test_no_branch_writes_over_the_trunk():
+    "Each branch begins with an activation in place, which twice is not the same as once"
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Hardswish(inplace=True), nn.Conv2d(4, 8, 3), nn.AdaptiveAvgPool2d(1),
+                        nn.Flatten(), nn.Linear(8, 4))
+    student,x = branched_student(net, 2, 4, split=1, size=16).eval(),torch.randn(3, 3, 16, 16)
+    h = student.trunk(x)
+    want = torch.stack([b(h.clone())[0] for b in student.branches]).mean(0)
+    assert torch.equal(student(x), want)
+
+
+@pytest.mark.parametrize('bs', [0, -4, '10', 2.5])
+def test_batch_sizes(bs):
+    with pytest.raises(fuzz.EKDError, match='bs: got'): fuzz.parts.image_dls(context().arrays, bs=bs)
+
+
+def test_held_out_images_are_counted():
+    with pytest.raises(fuzz.EKDError, match='n_valid: got 2.5'): fuzz.parts.image_dls(context().arrays, valid=2.5)
+
+
+def context(): return fuzz.parts.Context(Path('.'), 8, 1, 2, 0)

@@ -57,6 +57,7 @@ def draw(seed, i):
     case['teachers'] = [pick(rng, parts.TEACHERS) for _ in range(rng.choice([1, 2, 2, 3]))]
     if rng.random()<.1: case['teachers'] = pick(rng, parts.TEACHER_SETS)
     case['export'] = rng.choices(EXPORTS, [4, 4, 3, 3, 3, 3, 2, 1, 1])[0]
+    if 'torch' in case['data'] and case['export']=='learner': case['export'] = 'save_student'   # fastai cannot
     return fitting(case) if rng.random()<.9 else case
 
 
@@ -67,7 +68,6 @@ def fitting(case):
     if case['loss']=='one': case['fusion'] = 'gate'
     if case['student'].startswith(('finished', '?Learner')): case |= dict(split='None', branches='None')
     if 'list' in case['student']: case['branches'] = 'None'
-    if case['data'].startswith('torch') and case['export']=='learner': case['export'] = 'save_student'   # fastai cannot
     return case
 
 

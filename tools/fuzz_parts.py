@@ -393,7 +393,7 @@ CALLBACKS = {
     'MixUp': lambda c: [MixUp(.4)],
     'CutMix': lambda c: [CutMix()],
     'GradientClip': lambda c: [GradientClip(.1)],
-    'GradientAccumulation': lambda c: [GradientAccumulation(20)],
+    'GradientAccumulation': lambda c: [GradientAccumulation(12)],
     'average': lambda c: [Average()],
 }
 MEMOS = {
