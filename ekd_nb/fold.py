@@ -123,4 +123,4 @@ class FusedStudent(nn.Module):
     def forward(self, x):
         h = self.trunk(x)
         f = self.body(h.repeat(1, self.n_branches, 1, 1)).mean((2,3)).unflatten(1, (self.n_branches,-1)).transpose(0,1)
-        return self.fusion(torch.baddbmm(self.head_bias[:,None], f, self.head_weight.mT), h)
+        return self.fusion(torch.baddbmm(self.head_bias[:,None], f, self.head_weight.transpose(1,2)), h)

@@ -149,7 +149,7 @@ class _GroupedBranches(nn.Module):
         f = self.body(h.repeat(1, n, 1, 1))
         pooled = f.mean((2,3)).unflatten(1, (n,-1)).transpose(0,1)    # [N,B,F']
         w,b = (torch.stack([getattr(o.head, k) for o in self.branches]) for k in ('weight', 'bias'))
-        return torch.baddbmm(b[:,None], pooled, w.mT), f.chunk(n, 1)
+        return torch.baddbmm(b[:,None], pooled, w.transpose(1,2)), f.chunk(n, 1)
 
 def group_branches(
     branches:Sequence, # N `Branch`es of one shape
@@ -295,7 +295,10 @@ def _split_index(stages, split):
 
 def _run(stages, x):
     "What leaves `stages` in evaluation mode"
-    with torch.no_grad(), eval_mode(stages): return stages(x)
+    try:
+        with torch.no_grad(), eval_mode(stages): return stages(x)
+    except RuntimeError as e:
+        raise EKDError(f'arch: the network cannot process images of {x.shape[-1]} pixels ({str(e).splitlines()[0]}); expected larger ones') from None
 
 def _n_channels(h): return h.shape[1] if h.ndim==4 else h.shape[-1]
 def _label(arch): return arch_name(arch) or getattr(arch, '__name__', type(arch).__name__)
@@ -335,6 +338,19 @@ def _weights_text(kept, heads, unfrozen):
 
 def _ranges(idx): return f'{idx[0]}–{idx[-1]}' if len(idx)>2 and idx[-1]-idx[0]==len(idx)-1 else ', '.join(map(str, idx))
 
+# %% ../nbs/04_student.ipynb #bfc2a929
+def _keep_input(body, h):
+    "Let no branch write over what the trunk gives to all, as a ReLU with `inplace=True` does"
+    def overwrites():
+        copied = h.clone()
+        try: _run(body, copied)
+        except EKDError: return False   # too small for these layers: another check says so
+        return copied._version>0
+    if not overwrites(): return
+    for m in body.modules():
+        if getattr(m, 'inplace', False): m.inplace = False
+    if overwrites(): raise EKDError('split: a branch would change the output of the trunk in place; expected another stage to split after')
+
 # %% ../nbs/04_student.ipynb #72f7ad24
 def _cut_networks(nets, in_channels, cut, size, split):
     "(parts of each network, how many stages of each are in the trunk)"
@@ -356,7 +372,9 @@ def _make_branches(parts, ends, n_out, x):
         if (c := _n_channels(_run(p.stages[:end], x)))!=n_trunk: raise EKDError(f'arch: branch {i} wants {c} channels at the split, the trunk gives {n_trunk}')
         whole = end==len(p.stages)
         branches.append(make_head(n_trunk, n_out) if whole else Branch(p.stages[end:], nn.Linear(p.n_features, n_out), p.pool))
-    return n_trunk, [b.to(h.device) for b in branches]
+    branches = [b.to(h.device) for b in branches]
+    for b in branches: _keep_input(b.body, h)
+    return n_trunk, branches
 
 # %% ../nbs/04_student.ipynb #bb34b758
 def branched_student(
