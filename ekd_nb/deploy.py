@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .core import EKDError, add_digest, expect, eval_mode, library_versions, same_answers, sha256_file, write_atomic, write_json
+from .core import (EKDError, add_digest, expect, eval_mode, library_versions, same_answers, sha256_file,
+                         write_atomic, write_json)
 from .fold import FusedStudent, fold_batchnorm
 from .models import count_params
 from .student import BranchedStudent, branched_student, probe_images
@@ -42,14 +43,16 @@ def deploy(
 def _normalization(dls):
     "Mean and std that the images of `dls` are normalised with, where a fastai `Normalize` does it"
     for f in getattr(getattr(dls.train, 'after_batch', None), 'fs', []):
-        if hasattr(f, 'mean') and hasattr(f, 'std'): return dict(mean=f.mean.flatten().tolist(), std=f.std.flatten().tolist())
+        if hasattr(f, 'mean') and hasattr(f, 'std'):
+            return dict(mean=f.mean.flatten().tolist(), std=f.std.flatten().tolist())
 
 def _last_metrics(learn):
     "Validation loss and accuracies of the last epoch"
     r = getattr(learn, 'recorder', None)
     if r is None or not getattr(r, 'values', None): return {}
     row = dict(zip(r.metric_names[1:], r.values[-1]))
-    return {k: float(v) for k,v in row.items() if v is not None and (k in ('valid_loss', 'accuracy') or k.startswith('branch_'))}
+    return {k: float(v) for k,v in row.items()
+            if v is not None and (k in ('valid_loss', 'accuracy') or k.startswith('branch_'))}
 
 def student_manifest(
     learn, # a `Learner` of `ekd_learner`
@@ -98,13 +101,16 @@ def model_card(
     rows = [f'| {k} | {v:.4f} |' for k,v in info.get('validation', {}).items()]
     norm = info.get('normalisation')
     arch = dict.fromkeys(map(str, info['arch'])) if info['arch'] else ['a network of its own']
-    return _CARD.format(**{k: info[k] for k in ('n_branches', 'params', 'fusion', 'in_channels', 'n_out')}, name=name, arch=', '.join(arch),
-        loss=info.get('loss') or 'a loss that was not recorded', teachers=', '.join(info.get('teachers') or []) or 'none',
+    return _CARD.format(**{k: info[k] for k in ('n_branches', 'params', 'fusion', 'in_channels', 'n_out')},
+        name=name, arch=', '.join(arch), loss=info.get('loss') or 'a loss that was not recorded',
+        teachers=', '.join(info.get('teachers') or []) or 'none',
         size='×'.join(map(str, info.get('size') or ['?'])),
         norm=f"mean {norm['mean']} and std {norm['std']}" if norm else 'a normalisation that was not recorded',
         classes=' of ' + ', '.join(info['classes']) if info.get('classes') else '',
-        measured='\n'.join(['| on the validation data, last epoch | |', '|---|---|', *rows]) if rows else 'Not measured.',
-        fingerprint=info.get('fingerprint') or 'not recorded', versions=', '.join(f'{k} {v}' for k,v in info['versions'].items()))
+        measured='\n'.join([
+            '| on the validation data, last epoch | |', '|---|---|', *rows]) if rows else 'Not measured.',
+        fingerprint=info.get('fingerprint') or 'not recorded',
+        versions=', '.join(f'{k} {v}' for k,v in info['versions'].items()))
 
 # %% ../nbs/16_deploy.ipynb #41f9c9ab
 def _student_names(student, arch, split):
@@ -119,16 +125,19 @@ def _student_names(student, arch, split):
 
 def _check_rebuilt(student, man):
     "Does the network that the manifest's names build give the same answers with the same weights?"
-    wrong = EKDError(f"arch: {man['arch']} split at {man['split']!r} is not this student; pass the names it is built from")
+    wrong = EKDError(f"arch: {man['arch']} split at {man['split']!r} is not this student; pass the names it is built "
+                     "from")
     try:
         with torch.random.fork_rng(devices=[]): twin = _rebuild(man)
         twin.load_state_dict(student.state_dict())
     except (EKDError, RuntimeError): raise wrong from None
-    same_answers(student, twin, probe_images(*student.image_size), f"arch: {', '.join(dict.fromkeys(man['arch']))} with these weights")
+    same_answers(student, twin, probe_images(*student.image_size),
+                 f"arch: {', '.join(dict.fromkeys(man['arch']))} with these weights")
 
 def _rebuild(man):
     kw = dict(cut=man.get('cut'), size=man.get('image_size', 64))
-    return branched_student(man['arch'], man['n_branches'], man['n_out'], man['split'], man['fusion'], man['in_channels'], **kw)
+    return branched_student(man['arch'], man['n_branches'], man['n_out'], man['split'], man['fusion'],
+                            man['in_channels'], **kw)
 
 # %% ../nbs/16_deploy.ipynb #83f7c58b
 def save_student(
@@ -142,16 +151,19 @@ def save_student(
     "Save weights, manifest and model card"
     learn = source if hasattr(source, 'dls') else None
     s = learn.model if learn else source
-    if not isinstance(s, BranchedStudent): raise EKDError(f'source: got a {type(s).__name__}, expected a BranchedStudent or the Learner of one')
+    if not isinstance(s, BranchedStudent):
+        raise EKDError(f'source: got a {type(s).__name__}, expected a BranchedStudent or the Learner of one')
     names,split,cut = _student_names(s, arch, split)
     bare = s.keep(range(s.n_branches)).cpu()
-    man = dict(schema=1, arch=names, split=split, fusion=bare.fusion.name, n_branches=bare.n_branches, n_out=bare.branches[0].head.out_features,
-               in_channels=bare.image_size[0], image_size=bare.image_size[1], params=count_params(bare), versions=library_versions())
+    man = dict(schema=1, arch=names, split=split, fusion=bare.fusion.name, n_branches=bare.n_branches,
+               n_out=bare.branches[0].head.out_features, in_channels=bare.image_size[0], image_size=bare.image_size[1],
+               params=count_params(bare), versions=library_versions())
     if cut is not None: man['cut'] = cut
     if names is not None: _check_rebuilt(bare, man)
     man.update(student_manifest(learn) if learn else {}, **info)
     return _write_student(bare, man, Path(folder), name)
 
+# %% ../nbs/16_deploy.ipynb #83f7c58c
 def _write_student(bare, man, folder, name):
     path = folder/f'{name}.safetensors'
     try:
@@ -185,11 +197,13 @@ def save_onnx(
     x:Tensor, # a batch of the size to expect, [B,channels,H,W]
 )->Path:
     "Write the student as ONNX: `images` [B,channels,H,W] to `logits` [B,C]"
-    if not find_spec('onnx'): raise EKDError('save_onnx: the package onnx is not installed, expected it here; the file it writes needs it no more')
+    if not find_spec('onnx'):
+        raise EKDError('save_onnx: the package onnx is not installed, expected it here; the file it writes needs it no more')
     out,axes = io.BytesIO(),dict(images={0: 'batch'}, logits={0: 'batch'})
     with warnings.catch_warnings(), eval_mode(student):
         warnings.simplefilter('ignore')
-        torch.onnx.export(student, (x.as_subclass(Tensor),), out, dynamo=False, input_names=['images'], output_names=['logits'], dynamic_axes=axes)
+        torch.onnx.export(student, (x.as_subclass(Tensor),), out, dynamo=False, input_names=['images'],
+                          output_names=['logits'], dynamic_axes=axes)
     return write_atomic(path, lambda p: p.write_bytes(out.getvalue()))
 
 def load_onnx(
@@ -211,7 +225,8 @@ def save_exported(
 )->Path:
     "Write the student with `torch.export`"
     with eval_mode(student):
-        program = torch.export.export(student, (x.as_subclass(Tensor),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+        program = torch.export.export(student, (x.as_subclass(Tensor),),
+                                      dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
     return write_atomic(path, lambda p: _save_program(program, p))
 
 def _save_program(program, path):
@@ -239,14 +254,17 @@ class Exporter:
     @property
     def available(self): return all(find_spec(p) for p in self.needs)
 
-def _write_safetensors(student, path, x, **names): return save_student(student, Path(path).parent, Path(path).stem, **names)
+def _write_safetensors(student, path, x, **names):
+    return save_student(student, Path(path).parent, Path(path).stem, **names)
+
 def _read_safetensors(path): return deploy(load_student(path))
 def _write_onnx(student, path, x, **names): return save_onnx(_folded(student), path, x)
 def _write_exported(student, path, x, **names): return save_exported(_folded(student), path, x)
 def _folded(student): return deploy(student) if isinstance(student, BranchedStudent) else student
 
 EXPORTERS = {e.name: e for e in (
-    Exporter('safetensors', 'safetensors', '.safetensors', _write_safetensors, _read_safetensors, 'student from safetensors'),
+    Exporter('safetensors', 'safetensors', '.safetensors', _write_safetensors, _read_safetensors,
+             'student from safetensors'),
     Exporter('exported', '`torch.export`', '.pt2', _write_exported, load_exported, 'student exported'),
     Exporter('onnx', 'ONNX', '.onnx', _write_onnx, load_onnx, 'student from ONNX', ('onnx', 'onnxruntime'), ('cpu',)))}
 

@@ -87,15 +87,18 @@ def probe_inputs(
             same_answers(model, model, x, type(model).__name__)
             return x
         except RuntimeError: pass
-    raise EKDError(f'x: {type(model).__name__} accepts no images of {", ".join(str(s[-1]) for s in sizes)} pixels, expected a batch to compare on')
+    raise EKDError(f'x: {type(model).__name__} accepts no images of {", ".join(str(s[-1]) for s in sizes)} pixels, '
+                   'expected a batch to compare on')
 
 # %% ../nbs/14_fold.ipynb #753edaad
 def _joined(layer):
     "An ordinary convolution or BatchNorm with the weights of the N layers of a `GroupedLayer`"
     m,n = layer.layers[0],len(layer.layers)
-    weights = {k: torch.cat([v, *(l.state_dict()[k] for l in layer.layers[1:])]) for k,v in m.state_dict().items() if v.ndim}
+    weights = {k: torch.cat([v, *(l.state_dict()[k] for l in layer.layers[1:])])
+               for k,v in m.state_dict().items() if v.ndim}
     if isinstance(m, nn.Conv2d):
-        new = nn.Conv2d(n*m.in_channels, n*m.out_channels, m.kernel_size, m.stride, m.padding, m.dilation, n*m.groups, bias=m.bias is not None)
+        new = nn.Conv2d(n*m.in_channels, n*m.out_channels, m.kernel_size, m.stride, m.padding, m.dilation, n*m.groups,
+                        bias=m.bias is not None)
     elif isinstance(m, nn.BatchNorm2d): new = nn.BatchNorm2d(n*m.num_features, m.eps, m.momentum, m.affine)
     else: return copy.copy(layer)
     new.load_state_dict(weights, strict=False)

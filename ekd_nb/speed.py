@@ -140,7 +140,8 @@ def optimize_teachers(
     "The same teachers, with BatchNorm folded away"
     expect(precision in ('float32', 'bfloat16'), 'precision', precision, "'float32' or 'bfloat16'")
     old = teachers if isinstance(teachers, TeacherEnsemble) else TeacherEnsemble(teachers)
-    new = TeacherEnsemble([_optimize(copy.deepcopy(m), precision) for m in old.models], old.names, old.feature_grid, old.class_maps)
+    new = TeacherEnsemble([_optimize(copy.deepcopy(m), precision) for m in old.models], old.names, old.feature_grid,
+                          old.class_maps)
     if x is not None: _compare(old, new, x, 1e-3 if precision=='float32' else .1)
     return new
 
@@ -149,4 +150,5 @@ def _compare(old, new, x, tol):
     for name,a,b in zip(old.names, old(x).logits, new(x).logits):
         apart = float((a-b).abs().max()/a.abs().max())
         if not apart<tol:
-            raise EKDError(f'teachers: {name} answers differently once BatchNorm is folded (by {apart:.0%}), it cannot be made faster; pass it as it is')
+            raise EKDError(f'teachers: {name} answers differently once BatchNorm is folded (by {apart:.0%}), it cannot '
+                           'be made faster; pass it as it is')

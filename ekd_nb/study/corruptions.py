@@ -96,14 +96,14 @@ def jpeg(x, c, rng):
 # %% ../../nbs/study/03_corruptions.ipynb #dcfb4837
 #: name -> function of images [B,C,H,W] in [0,1], and its constant at each severity
 CORRUPTIONS = dict(
-    gaussian_noise = (gaussian_noise, (.04, .06, .08, .09, .10)),                            # standard deviation
-    shot_noise     = (shot_noise, (500, 250, 100, 75, 50)),                                  # photons of a white pixel
-    impulse_noise  = (impulse_noise, (.01, .02, .03, .05, .07)),                             # share of values
-    defocus_blur   = (defocus_blur, ((.3,.4), (.4,.5), (.5,.6), (1,.2), (1.5,.1))),          # radius and softness, pixels
-    brightness     = (brightness, (.05, .1, .15, .2, .3)),                                   # added to the value
-    contrast       = (contrast, (.75, .5, .4, .3, .15)),                                     # what is left of it
-    pixelate       = (pixelate, (.95, .9, .85, .75, .65)),                                   # side of the smaller image
-    jpeg           = (jpeg, (80, 65, 58, 50, 40)))                                           # quality
+    gaussian_noise = (gaussian_noise, (.04, .06, .08, .09, .10)),                        # standard deviation
+    shot_noise     = (shot_noise, (500, 250, 100, 75, 50)),                              # photons of a white pixel
+    impulse_noise  = (impulse_noise, (.01, .02, .03, .05, .07)),                         # share of values
+    defocus_blur   = (defocus_blur, ((.3,.4), (.4,.5), (.5,.6), (1,.2), (1.5,.1))),      # radius and softness, pixels
+    brightness     = (brightness, (.05, .1, .15, .2, .3)),                               # added to the value
+    contrast       = (contrast, (.75, .5, .4, .3, .15)),                                 # what is left of it
+    pixelate       = (pixelate, (.95, .9, .85, .75, .65)),                               # side of the smaller image
+    jpeg           = (jpeg, (80, 65, 58, 50, 40)))                                       # quality
 
 def corrupt(
     x,            # images, uint8 [B,H,W,C]

@@ -173,6 +173,7 @@ def make_student(
     if m.student is None: raise EKDError(f'method: {m.name} has no student to train')
     return m.student(p, ImageShape(n_out, in_channels, size))
 
+# %% ../../nbs/study/01_methods.ipynb #9cdda1dd
 def _baseline_loss(p, m, best):
     "The loss of another method; its hints, if any, weigh as much as EKD's"
     if not m.has_teacher: return make_baseline(m.loss, 1., 1.)

@@ -39,12 +39,14 @@ def teacher_color(
     "Colour of teacher `i`, and of the branch that learns from it"
     return TEACHER_COLORS[i%len(TEACHER_COLORS)]
 
+# %% ../../nbs/study/07_style.ipynb #f5a3aa9e
 def plot_kwargs(
     method:str # any name
 ) -> dict: # color, marker, …: arguments of matplotlib's `plot`
     "Colour, mark and line of a method"
     marker = METHOD_MARKERS.get(method) or _OTHER_MARKERS[_number(method)//7%len(_OTHER_MARKERS)]
-    return dict(color=method_color(method), marker=marker, **(dict(mfc='none', ls='--') if method in METHOD_FAMILY else {}))
+    hollow = dict(mfc='none', ls='--') if method in METHOD_FAMILY else {}
+    return dict(color=method_color(method), marker=marker, **hollow)
 
 def label(
     method:str # any name
@@ -53,10 +55,12 @@ def label(
     return METHOD_LABELS.get(method, method)
 
 # %% ../../nbs/study/07_style.ipynb #85191177
-STYLE = {'figure.facecolor': 'none', 'axes.facecolor': 'none', 'savefig.facecolor': 'none', 'figure.dpi': 110, 'font.size': 11,
-         'legend.frameon': False, 'axes.spines.top': False, 'axes.spines.right': False, 'axes.axisbelow': True,
+STYLE = {'figure.facecolor': 'none', 'axes.facecolor': 'none', 'savefig.facecolor': 'none', 'figure.dpi': 110,
+         'font.size': 11, 'legend.frameon': False, 'axes.spines.top': False, 'axes.spines.right': False,
+         'axes.axisbelow': True,
          'axes.prop_cycle': matplotlib.cycler(color=['#1460F5', '#D55E00', '#038546', *OTHER_COLORS]),
-         **{k: TEXT_COLOR for k in ('text.color', 'axes.labelcolor', 'axes.titlecolor', 'axes.edgecolor', 'xtick.color', 'ytick.color')}}
+         **{k: TEXT_COLOR for k in ('text.color', 'axes.labelcolor', 'axes.titlecolor', 'axes.edgecolor', 'xtick.color',
+                                    'ytick.color')}}
 
 def styled(f):
     "Draw in `STYLE`"
@@ -74,6 +78,7 @@ def get_axes(
     "`ax`, or that of a new figure"
     return ax if ax is not None else plt.subplots(figsize=size, layout='constrained')[1]
 
+# %% ../../nbs/study/07_style.ipynb #85191178
 def banner(
     ax,      # matplotlib Axes
     text:str # for example 'illustration, not a result'

@@ -98,7 +98,8 @@ class Candidate:
     cells:int=None         # of the hints, by default the task's
     first:bool=False       # among the first to be run?
 
-FORMER = dict(alpha=.1, beta=.9, gamma=0., tau=4., lam=.5, hint_error='mse', hint_schedule=None)   # the loss's defaults when the suite was run
+# the loss's defaults when the suite was run
+FORMER = dict(alpha=.1, beta=.9, gamma=0., tau=4., lam=.5, hint_error='mse', hint_schedule=None)
 _std = dict(hint_error='standard')
 _fade = dict(_std, hint_schedule='cosine')
 _cos = dict(hint_error='cosine')
@@ -438,8 +439,8 @@ def run_candidate(
     dls,begun = bench.dls(),time.time()
     set_seed(bench.seed)
     student,what = suite_student(task, c.student, len(task.archs), bench.n_out, bench.channels, bench.size)
-    learn = ekd_learner(dls, student, teachers, n_out=bench.n_out, loss_func=EKDLoss(**{**FORMER, **c.loss}), memo=memo or False, judge=False,
-                        **optimiser(task.opt))
+    learn = ekd_learner(dls, student, teachers, n_out=bench.n_out, loss_func=EKDLoss(**{**FORMER, **c.loss}),
+                        memo=memo or False, judge=False, **optimiser(task.opt))
     quiet(learn, deadline).fit_one_cycle(task.epochs, task.lr)
     seconds = dict(seconds=round(time.time()-begun, 2), prepared_s=round(begun-start, 2))
     record = dict(plan=plan, student=what, steps=task.epochs*len(dls.train), **seconds, **describe(bench, c, learn),
