@@ -125,7 +125,7 @@ def test_map_of_timm_networks(name, kw):
     assert hint_width(net, x) == [2, net.num_features, 1, 1]
     with torch.no_grad(): want = net.forward_features(x)
     want = want if want.shape[1] == net.num_features else want.permute(0, 3, 1, 2)
-    assert torch.allclose(TeacherEnsemble([net])(x).features[0], want.mean((2, 3), keepdim=True), atol=1e-4)
+    assert torch.allclose(TeacherEnsemble([net], feature_grid=1)(x).features[0], want.mean((2, 3), keepdim=True), atol=1e-4)
 
 
 class LastChannels(nn.Module):
@@ -187,7 +187,7 @@ def test_odd_teachers(kind):
 
 
 def test_fingerprint_is_that_of_older_files():
-    e = TeacherEnsemble([get_model(SMALL, 10, 1)])
+    e = TeacherEnsemble([get_model(SMALL, 10, 1)], feature_grid=1)
     h = hashlib.sha256(json.dumps([[None], 1]).encode())
     for k, v in e.state_dict().items():
         h.update(k.encode())
