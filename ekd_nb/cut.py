@@ -32,7 +32,8 @@ def arch_name(
     name = getattr(arch, '__name__', None)
     return name if name in MODELS and MODELS[name] is arch else None
 
-def _is_torchvision(name): return name in import_module('torchvision.models').list_models(module=import_module('torchvision.models'))
+def _is_torchvision(name):
+    return name in import_module('torchvision.models').list_models(module=import_module('torchvision.models'))
 
 def _from_name(name, n_out, in_channels, size, pretrained):
     "A network of this package, of timm or of torchvision"
@@ -49,7 +50,8 @@ def _from_name(name, n_out, in_channels, size, pretrained):
         return timm.create_model(name, pretrained=pretrained, num_classes=n_out, in_chans=in_channels, **fixed)
     if _is_torchvision(name):
         fixed = dict(image_size=size) if size and name.startswith('vit_') and not pretrained else {}
-        return import_module('torchvision.models').get_model(name, **(dict(weights='DEFAULT') if pretrained else dict(fixed, num_classes=n_out)))
+        kw = dict(weights='DEFAULT') if pretrained else dict(fixed, num_classes=n_out)
+        return import_module('torchvision.models').get_model(name, **kw)
     raise EKDError(unknown if timm else f'{unknown}; names of timm need timm, which is not installed')
 
 # %% ../nbs/04_cut.ipynb #ea0360b0
@@ -63,7 +65,8 @@ def _from_callable(f, n_out, in_channels, pretrained):
         kw = {name: 'DEFAULT' if name=='weights' else True}
     if 'n_out' in takes and 'in_channels' in takes: kw.update(n_out=n_out, in_channels=in_channels)
     model = f(**kw)
-    if not isinstance(model, nn.Module): raise EKDError(f'arch: {getattr(f, "__name__", f)} returns a {type(model).__name__}, expected a network')
+    if not isinstance(model, nn.Module):
+        raise EKDError(f'arch: {getattr(f, "__name__", f)} returns a {type(model).__name__}, expected a network')
     return model
 
 def create_network(
@@ -74,7 +77,8 @@ def create_network(
     pretrained:bool=False, # for names and callables: with the weights of timm or torchvision
 )->nn.Module:
     "One network of `arch`; a module is copied"
-    if isinstance(arch, type) and not issubclass(arch, nn.Module): raise EKDError(f'arch: expected a network, got the class {arch.__name__}')
+    if isinstance(arch, type) and not issubclass(arch, nn.Module):
+        raise EKDError(f'arch: expected a network, got the class {arch.__name__}')
     if isinstance(arch, str): return _from_name(arch, n_out, in_channels, size, pretrained)
     if isinstance(arch, nn.Module): return copy.deepcopy(arch)
     if not callable(arch): raise EKDError(f'arch: expected a name, a callable or an nn.Module, got {type(arch).__name__}')
@@ -113,7 +117,8 @@ def find_classifier(
     calls,hooks = [],[]
     def record(name): return lambda m,i,o: calls.append((name, o))
     for name,m in model.named_modules():
-        if isinstance(m, nn.Linear) or isinstance(m, nn.Conv2d) and m.kernel_size==(1,1): hooks.append(m.register_forward_hook(record(name)))
+        pointwise = isinstance(m, nn.Conv2d) and m.kernel_size==(1,1)
+        if isinstance(m, nn.Linear) or pointwise: hooks.append(m.register_forward_hook(record(name)))
     try:
         with torch.no_grad(), eval_mode(model): z = model(x)
     finally:
@@ -131,7 +136,7 @@ _CONTAINERS = ('features', 'stages', 'blocks', 'layers')
 def _parents(name): return ['.'.join(name.split('.')[:i]) for i in range(name.count('.')+1)]
 
 def _opened(model, classifier, wide):
-    "Names of the modules that are traced into: those around the classifier, containers of stages, and (`wide`) what holds nearly all weights"
+    "Names of modules that are traced into: around the classifier, stages, and (`wide`) what holds nearly all weights"
     opened = set(_parents(classifier))
     total = sum(p.numel() for name,p in model.named_parameters() if not name.startswith(classifier+'.'))
     for name,m in model.named_modules():
@@ -155,7 +160,8 @@ def _trace(model, classifier):
     defaults = {k: p.default for k,p in inspect.signature(model.forward).parameters.items() if p.default is not p.empty}
     with eval_mode(model):
         try: graph = _StageTracer(_opened(model, classifier, True)).trace(model, concrete_args=defaults or None)
-        except Exception: graph = _StageTracer(_opened(model, classifier, False)).trace(model, concrete_args=defaults or None)
+        except Exception:
+            graph = _StageTracer(_opened(model, classifier, False)).trace(model, concrete_args=defaults or None)
     for node in list(graph.nodes):
         if node.target is torch._assert: graph.erase_node(node)
         elif node.op=='call_function' and 'training' in node.kwargs: _restore_dropout(model, graph, node)
@@ -163,7 +169,8 @@ def _trace(model, classifier):
     return graph
 
 def _restore_dropout(model, graph, node):
-    _need(node.target is F.dropout, f'the function {getattr(node.target, "__name__", node.target)} differs between training and evaluation')
+    _need(node.target is F.dropout,
+          f'the function {getattr(node.target, "__name__", node.target)} differs between training and evaluation')
     p = node.args[1] if len(node.args)>1 else node.kwargs.get('p', .5)
     name = f'dropout_{node.name}'
     model.add_module(name, nn.Dropout(p))
@@ -171,6 +178,7 @@ def _restore_dropout(model, graph, node):
     node.replace_all_uses_with(new)
     graph.erase_node(node)
 
+# %% ../nbs/04_cut.ipynb #eac8a400
 class _Recorder(Interpreter):
     "Run the operations and keep every result"
     def run_node(self, n):
@@ -178,7 +186,8 @@ class _Recorder(Interpreter):
         self.results[n] = out
         return out
     def call_module(self, target, args, kwargs):
-        return super().call_module(target, tuple(list(a) if isinstance(a, list) else a for a in args), kwargs)   # lists that may be changed
+        args = tuple(list(a) if isinstance(a, list) else a for a in args)   # lists that may be changed
+        return super().call_module(target, args, kwargs)
 
 def _values(model, graph, x):
     "Operation -> its result for the images `x`"
@@ -205,6 +214,7 @@ def _split_points(graph, last):
         alive_until = max(alive_until, last_use[n])
     return nodes,points
 
+# %% ../nbs/04_cut.ipynb #97892a52
 def _part(model, nodes, start, end):
     "The operations between `start` and `end` as a module of one input"
     inner = nodes[nodes.index(start)+1:nodes.index(end)+1]
@@ -264,7 +274,8 @@ def _find_map(points, values):
     "(operation that gives the last map or tokens, operation that gives the first vector)"
     for m,q in reversed(list(zip(points, points[1:]))):
         v = values.get(m)
-        if isinstance(v, Tensor) and not _is_vector(v): return (m,q) if v.ndim in (3,4) and _is_vector(values.get(q)) else None
+        if isinstance(v, Tensor) and not _is_vector(v):
+            return (m,q) if v.ndim in (3,4) and _is_vector(values.get(q)) else None
 
 def _pooling(model, nodes, points, values, m, q):
     "(what turns the last map into [B,F,h,w], what pools that), each `None` if there is nothing to do"
@@ -284,13 +295,16 @@ def _stage_dict(model, nodes, points, m):
     ends = [p for p in points[1:points.index(m)+1] if p.op=='call_module' or p is m]
     stages,start = OrderedDict(),points[0]
     for end in ends:
-        name = next((n.target for n in reversed(nodes[nodes.index(start)+1:nodes.index(end)+1]) if n.op=='call_module'), end.name)
+        inside = nodes[nodes.index(start)+1:nodes.index(end)+1]
+        name = next((n.target for n in reversed(inside) if n.op=='call_module'), end.name)
         while name in stages: name += '_again'
         part = _part(model, nodes, start, end)
-        stages[name] = copy.copy(part) if any(part is o for o in stages.values()) else part   # a layer without weights, used twice
+        twice = any(part is o for o in stages.values())   # a layer without weights
+        stages[name] = copy.copy(part) if twice else part
         start = end
     prefix = next(iter(stages)).rpartition('.')[0]
-    if prefix and all(k.startswith(prefix+'.') for k in stages): stages = OrderedDict((k[len(prefix)+1:], v) for k,v in stages.items())
+    if prefix and all(k.startswith(prefix+'.') for k in stages):
+        stages = OrderedDict((k[len(prefix)+1:], v) for k,v in stages.items())
     return OrderedDict((k.replace('.', '_'), v) for k,v in stages.items())
 
 class NetworkParts(namedtuple('NetworkParts', 'stages n_features pool', defaults=(None,))):
@@ -303,12 +317,14 @@ def _cut(model, x):
     _need(classifier, 'no single linear layer gives its logits')
     graph = _trace(model, classifier)
     last = next((n for n in graph.nodes if n.op=='call_module' and n.target==classifier), None)
-    _need(last is not None and len(last.all_input_nodes)==1, f'the classifier {classifier} is not called once, with one input')
+    _need(last is not None and len(last.all_input_nodes)==1,
+          f'the classifier {classifier} is not called once, with one input')
     nodes,points = _split_points(graph, last)
     values = _values(model, graph, x)
     vector = last.all_input_nodes[0]
     _need(vector in points, f'its logits depend on more than the input of {classifier}')
-    points = [p for p in points[:points.index(vector)+1] if isinstance(values.get(p), Tensor)]   # not between parts that pass lists
+    # not between parts that pass lists
+    points = [p for p in points[:points.index(vector)+1] if isinstance(values.get(p), Tensor)]
     found = _find_map(points, values)
     _need(found, f'there is no feature map before the classifier {classifier}')
     to_map,pool = _pooling(model, nodes, points, values, *found)
@@ -317,7 +333,8 @@ def _cut(model, x):
     stages,head = nn.Sequential(stages),model.get_submodule(classifier)
     parts = NetworkParts(stages, values[vector].flatten(1).shape[1], pool)
     shape = values[vector].shape
-    same_answers(model, lambda x: head(pooled(parts, stages(x)).reshape(shape)).flatten(1), x, f'arch: {type(model).__name__} cut into stages')
+    same_answers(model, lambda x: head(pooled(parts, stages(x)).reshape(shape)).flatten(1), x,
+                 f'arch: {type(model).__name__} cut into stages')
     return parts
 
 def pooled(parts, features): return features.mean((2,3)) if parts.pool is None else parts.pool(features)
@@ -326,15 +343,21 @@ def pooled(parts, features): return features.mean((2,3)) if parts.pool is None e
 def _cut_by_fastai(model, cut):
     "Cut as fastai's `create_body` does; what is cut off is lost"
     from fastai.callback.hook import num_features_model   # late: fastai's vision part takes seconds to import
-    from fastai.vision.learner import create_body
+    from fastai.vision.learner import create_body   # late for the same reason
     try: body = create_body(model, n_in=3, pretrained=False, cut=cut)
-    except Exception as e: raise EKDError(f'cut: {cut!r} does not cut {type(model).__name__} ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ""})') from None
+    except Exception as e:
+        why = f'{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ""}'
+        raise EKDError(f'cut: {cut!r} does not cut {type(model).__name__} ({why})') from None
     children = OrderedDict(body._modules)
-    while len(children)==1 and isinstance(only:=next(iter(children.values())), nn.Sequential): children = OrderedDict(only._modules)
+    while len(children)==1 and isinstance(only:=next(iter(children.values())), nn.Sequential):
+        children = OrderedDict(only._modules)
     stages = nn.Sequential(children)
     try: return NetworkParts(stages, num_features_model(stages))
-    except Exception as e: raise EKDError(f'cut: {cut!r} leaves {type(model).__name__} a body that cannot run ({str(e).splitlines()[0] if str(e) else type(e).__name__})') from None
+    except Exception as e:
+        why = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise EKDError(f'cut: {cut!r} leaves {type(model).__name__} a body that cannot run ({why})') from None
 
+# %% ../nbs/04_cut.ipynb #92e13e17
 def split_stages(
     model:nn.Module, # any image classifier; its parts are used, not copied
     in_channels:int=3, # channels of the images
@@ -348,7 +371,8 @@ def split_stages(
     x = _images_for(model, in_channels, size)
     try: return _cut(model, x)
     except Exception as e:
-        raise EKDError(f'arch: {type(model).__name__} cannot be cut into stages ({str(e).splitlines()[0] if str(e) else type(e).__name__}); '
+        why = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise EKDError(f'arch: {type(model).__name__} cannot be cut into stages ({why}); '
                        'pass `cut` as for create_body of fastai, or another network') from None
 
 def _images_for(model, in_channels, size):
@@ -360,4 +384,5 @@ def _images_for(model, in_channels, size):
             with torch.no_grad(), eval_mode(model): model(x)
             return x
         except Exception as e: error = e
-    raise EKDError(f'arch: {type(model).__name__} cannot process images {[in_channels, size, size]} ({str(error).splitlines()[0]})') from None
+    why = str(error).splitlines()[0]
+    raise EKDError(f'arch: {type(model).__name__} cannot process images {[in_channels, size, size]} ({why})') from None

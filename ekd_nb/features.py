@@ -95,7 +95,7 @@ def _flattened(f): return f.flatten(1)
 def _is_pool(m): return 'Pool' in type(m).__name__ and 'Max' not in type(m).__name__
 
 def _candidates(calls, start, end):
-    "Sides of calls between the last layer on a map and the classifier, the last one first; the images themselves are none"
+    "Sides of calls between the last layer on a map and the classifier, the last one first; the images are none"
     for i in range(end, start-1, -1):
         c = calls[i]
         if i<0 or any(o.name==c.name for o in calls[i+1:end+1]): continue   # called again later
@@ -108,7 +108,8 @@ def _by_value(calls, start, end):
     "The last map whose average, or else whose values, a later layer reads"
     for way in (_averaged, _flattened):
         for i,side,t in _candidates(calls, start, end):
-            vectors = [o.flatten(1) for c in calls[i:end+1] for o in (c.input, c.output) if o.ndim in (2, 4) and not _has_positions(o)]
+            near = [o for c in calls[i:end+1] for o in (c.input, c.output)]
+            vectors = [o.flatten(1) for o in near if o.ndim in (2, 4) and not _has_positions(o)]
             for layout in ('BCHW', 'BHWC')[:2 if way is _averaged else 1]:
                 for relu in (False, True):
                     spot = FeatureSpot(calls[i].name, side, layout, relu)
@@ -120,7 +121,8 @@ def _by_width(calls, start, end, widths):
     for i,side,t in _candidates(calls, start, end):
         first,last = t.shape[1] in widths,t.shape[3] in widths
         if first and last:
-            raise EKDError(f'teachers: the feature map {list(t.shape)} has its channels first or last, which cannot be told; expected another image size, or gamma=0')
+            raise EKDError(f'teachers: the feature map {list(t.shape)} has its channels first or last, which cannot be told; '
+                           'expected another image size, or gamma=0')
         if first or last: return FeatureSpot(calls[i].name, side, 'BCHW' if first else 'BHWC')
 
 # %% ../nbs/04_features.ipynb #1ea63d01

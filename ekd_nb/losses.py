@@ -108,7 +108,7 @@ class DistillLoss(nn.Module):
     assign = None             # teacher of each branch, see `resolve_assignment`
     fusion = None             # name of the fusion that the student must have
     class_weights = None      # weight of each class in the cross-entropy, float [C]
-    make_projections = None   # function (widths, teacher features, dls) -> modules on the student's features, for losses with their own
+    make_projections = None   # function (widths, teacher features, dls) -> modules on the student's features
     projection = 'linear'     # form of the usual projections: `linear` or `mlp`
     optional_hints = False    # go on without hints where teachers have no features?
     hint_error = 'mse'        # form of the hints
@@ -121,7 +121,7 @@ class DistillLoss(nn.Module):
         reduction:str='mean', # over images: `mean`, `sum` or `none`
     ):
         super().__init__()
-        self.numbers,self.schedules,self.peaks = {},{},{}   # of each `LossNumber`: value now, schedule if it has one, largest value
+        self.numbers,self.schedules,self.peaks = {},{},{}   # of each `LossNumber`: value, schedule, largest value
         self.recent_terms = deque(maxlen=2)   # of the last two calls, name -> [B]
         self.alpha,self.beta,self.tau = alpha,beta,tau
         expect(0<=label_smoothing<1, 'label_smoothing', label_smoothing, 'a share in [0, 1)')
@@ -326,6 +326,7 @@ def unit_cells(
     "Each teacher's channels of a cell at length 1; done once for all branches"
     return torch.cat([o/n.unsqueeze(-1) for o,n in zip(x.split(sizes, -1), cell_lengths(x, sizes).unbind(-1))], -1)
 
+# %% ../nbs/07_losses.ipynb #b65696f2
 class CellCosine(torch.autograd.Function):
     "Cosine between a student's features and targets of length 1 in each cell; a cell of zeros gets no gradient"
     @staticmethod
@@ -339,10 +340,13 @@ class CellCosine(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        h,targets,n,cos = ctx.saved_tensors
+        saved = ctx.saved_tensors
+        h,targets = saved[:2]
+        n,cos = saved[2:]
         of_target = torch.where(n>1e-8, grad/n, 0.)
         of_h,res = -of_target*cos/n,torch.empty_like(h)
-        slices = [o.split(ctx.sizes, -1) for o in (res, h, targets)] + [o.unsqueeze(-1).unbind(-2) for o in (of_h, of_target)]
+        slices = [o.split(ctx.sizes, -1) for o in (res, h, targets)]
+        slices += [o.unsqueeze(-1).unbind(-2) for o in (of_h, of_target)]
         for out,a,b,w_a,w_b in zip(*slices): torch.mul(b, w_b, out=out).addcmul_(a, w_a)
         return res,None,None
 
@@ -364,9 +368,9 @@ def check_class_weights(
     expect(w.ndim==1 and bool((w>0).all() and w.isfinite().all()), 'weight', weight, 'a number above 0 for each class')
     return w
 
-# %% ../nbs/07_losses.ipynb #2b071a25
 DEFAULT_GAMMA = 10.
 
+# %% ../nbs/07_losses.ipynb #2b071a25
 class EKDLoss(DistillLoss):
     "Ensemble knowledge distillation: cross-entropy, soft targets and hints for every branch and for the ensemble"
     gamma = LossNumber()                                 # γ, weight of the hints
@@ -383,8 +387,8 @@ class EKDLoss(DistillLoss):
         label_smoothing:float=0., # of the cross-entropy terms
         reduction:str='mean', # over images: `mean`, `sum` or `none`
         normalize_hints:bool=False, # hints: each teacher's error as a share of its features' mean square in the batch
-        hint_error:str='standard', # squared error of standardised channels; `cosine`, of their direction in a cell; `mse`, in the teachers' units
-        hint_schedule:str='auto', # how γ falls to zero while training: `linear`, `cosine`, `None`: it stays, `auto`: `cosine` for a number γ
+        hint_error:str='standard', # squared error of standardised channels; `cosine`, direction in a cell; `mse`, in the teachers' units
+        hint_schedule:str='auto', # how γ falls to zero in training: `linear`, `cosine`, `None`: it stays, `auto`: `cosine` for a number γ
         hint_end:float=1., # share of the training after which a falling γ is zero
         projection:str='linear', # of a branch's features to the teachers' channels: `linear` or `mlp`
         weight=None, # of each class in the cross-entropy, float [C], as in PyTorch
@@ -392,11 +396,10 @@ class EKDLoss(DistillLoss):
         super().__init__(alpha, beta, tau, label_smoothing, reduction)
         self.check_weights(ensemble_weight=ensemble_weight)
         expect(branch_reduction in ('sum', 'mean'), 'branch_reduction', branch_reduction, "'sum' or 'mean'")
-        self.optional_hints = gamma is None   # go on without them where they cannot be
+        self.optional_hints,self.normalize_hints = gamma is None,normalize_hints   # optional: go on without them
         if gamma is None: gamma = DEFAULT_GAMMA if self.peak('beta')>0 else 0.
         self.gamma,self.lam,self.class_weights = gamma,lam,None if weight is None else check_class_weights(weight)
         self.ensemble_weight,self.branch_reduction,self.assign = ensemble_weight,branch_reduction,assign
-        self.normalize_hints = normalize_hints
         self.set_hints(hint_error, hint_schedule, hint_end, projection)
 
 # %% ../nbs/07_losses.ipynb #b7b8f378
@@ -438,7 +441,8 @@ def check_features(self:EKDLoss, pred)->bool:
     if n and all(h.shape[1]==n for h in pred.features): return True
     if not self.optional_hints:
         raise EKDError('gamma: hints need projections that this student does not have; make the Learner with gamma above 0')
-    self.drop_hints('the student has no projections to the teachers\' features' if n else 'the teachers give no features')
+    self.drop_hints('the student has no projections to the teachers\' features' if n else
+                    'the teachers give no features')
     return False
 
 @patch
@@ -459,6 +463,7 @@ def drop_hints(self:DistillLoss,
     warnings.warn(f'gamma: {why}; training goes on without hints')
     self.gamma,self.optional_hints = 0.,False
 
+# %% ../nbs/07_losses.ipynb #dcf1621a
 @patch
 def extra_repr(self:EKDLoss):
     names = dict(α='alpha', β='beta', γ='gamma', τ='tau', λ='lam')
@@ -536,6 +541,7 @@ def hint_errors(self:EKDLoss,
     if self.hint_error!='mse': joined,size = standardize(joined, sizes)
     if self.hint_error=='cosine':
         targets,alive = unit_cells(joined, sizes),size>0
-        return torch.stack([cosine_errors(h, targets, sizes)@(alive*size.new_tensor(w)) for h,w in zip(pred.features, weights)])
+        return torch.stack([cosine_errors(h, targets, sizes)@(alive*size.new_tensor(w))
+                            for h,w in zip(pred.features, weights)])
     channel_weights = [torch.cat([joined.new_full((n,), w/n)*s for n,w,s in zip(sizes, ws, size)]) for ws in weights]
     return torch.stack([hint_mse(h, joined, w) for h,w in zip(pred.features, channel_weights)])

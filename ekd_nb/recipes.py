@@ -56,7 +56,8 @@ def make_layer(
     return cls(**spec['args'])
 
 # %% ../nbs/03_recipes.ipynb #2abd48cc
-TRUSTED_MODULES = ['torchvision.models.', 'fastai.vision.models.', 'ekd_nb.models.'] # whose functions a manifest may call
+# whose functions a manifest may call
+TRUSTED_MODULES = ['torchvision.models.', 'fastai.vision.models.', 'ekd_nb.models.']
 named_here = set() # dotted names of builders that this program passed itself
 
 def builder_name(
@@ -82,8 +83,10 @@ def _builder(name):
     except (ImportError, AttributeError, ValueError) as e:
         raise EKDError(f'teachers: the network is built by {name}, which cannot be imported ({e})') from None
     if f is not None and callable(f) and (trusted or (inspect.isclass(f) and issubclass(f, nn.Module))): return f
-    raise EKDError(f'teachers: the network is built by {name}; expected load_teacher(path, builder={name.rpartition(".")[2]}), or its class imported before')
+    raise EKDError(f'teachers: the network is built by {name}; '
+                   f'expected load_teacher(path, builder={name.rpartition(".")[2]}), or its class imported before')
 
+# %% ../nbs/03_recipes.ipynb #2abd48cd
 def call_builder(
     name:str, # dotted
     args:dict, # its keyword arguments
@@ -128,9 +131,11 @@ def torchvision_recipes(
     "Functions of torchvision's module that make such a network, the one with the fewest changes first"
     module,found = sys.modules[type(model).__module__],[]
     for name,f in vars(module).items():
-        takes = inspect.signature(f).parameters if inspect.isfunction(f) and f.__module__==module.__name__ and name[0]!='_' else ()
+        own = inspect.isfunction(f) and f.__module__==module.__name__ and name[0]!='_'
+        takes = inspect.signature(f).parameters if own else ()
         if 'weights' not in takes: continue
-        args = dict(init_weights=False) if 'init_weights' in inspect.signature(getattr(module, type(model).__name__)).parameters else {}
+        of_class = inspect.signature(getattr(module, type(model).__name__)).parameters
+        args = dict(init_weights=False) if 'init_weights' in of_class else {}
         base = f(**args)
         if (diff := _replaced(base, model)) is not None:
             found.append((name, dict(builder=f'{module.__name__}.{name}', args=args, replace=diff)))
@@ -146,7 +151,8 @@ def class_recipes(
     cls,args = type(model),{}
     try: name = builder_name(cls)
     except EKDError: return
-    shown = dict.fromkeys(('n_out', 'num_classes', 'n_classes', 'c_out'), n_out) | dict.fromkeys(('in_channels', 'in_chans', 'n_in', 'c_in'), channels)
+    shown = dict.fromkeys(('n_out', 'num_classes', 'n_classes', 'c_out'), n_out)
+    shown |= dict.fromkeys(('in_channels', 'in_chans', 'n_in', 'c_in'), channels)
     for p in inspect.signature(cls).parameters.values():
         if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD): continue
         v = getattr(model, p.name, shown.get(p.name, p.default))
