@@ -22,8 +22,9 @@ from .teacher_files import class_names, data_stats
 from .teachers import TeacherAdapter, TeacherEnsemble, run_network
 
 # %% ../nbs/06_judge.ipynb #c3fed8f7
+# (mean, std) of data sets, for manifests that have none
 STATS = {DATASETS['cifar10'].fingerprint: ([.4914, .4822, .4465], [.2470, .2435, .2616]),
-         DATASETS['cifar100'].fingerprint: ([.5071, .4865, .4409], [.2673, .2564, .2762])} # (mean, std) of data sets, for manifests that have none
+         DATASETS['cifar100'].fingerprint: ([.5071, .4865, .4409], [.2673, .2564, .2762])}
 
 def _manifest(model):
     "What is known of a teacher's training; an adapter has taken care of the normalisation"
@@ -41,14 +42,16 @@ def class_map(
     where = {str(c): i for i,c in enumerate(classes)}
     unknown = [c for c in vocab if c not in where]
     if len(unknown)==len(vocab): return None
-    if unknown: raise EKDError(f'{entry} does not know {len(unknown)} of the {len(vocab)} classes of the data ({", ".join(unknown[:3])}), expected all of them')
+    if unknown:
+        raise EKDError(f'{entry} does not know {len(unknown)} of the {len(vocab)} classes of the data '
+                       f'({", ".join(unknown[:3])}), expected all of them')
     return [where[c] for c in vocab]
 
 # %% ../nbs/06_judge.ipynb #355ea5e3
 def _same_stats(a, b, tol=.02):
     "Are two normalisations the same for a network? One number stands for all channels"
     n = max(len(a[0]), len(b[0]))
-    spread = lambda o: o*n if len(o)==1 else o
+    def spread(o): return o*n if len(o)==1 else o
     return all(abs(u-v)<=tol for p,q in zip(a, b) for u,v in zip(spread(list(p)), spread(list(q))))
 
 def match_teachers(
@@ -66,10 +69,12 @@ def match_teachers(
             log(f'{entry} numbers its classes in another way than the data: mapped by name')
         theirs = man.get('stats')
         if theirs and stats and not _same_stats(theirs, stats):
-            models[i] = TeacherAdapter(model, stats, theirs, channels=len(theirs[0]) if {len(theirs[0]), len(stats[0])}=={1, 3} else None)
+            channels = len(theirs[0]) if {len(theirs[0]), len(stats[0])}=={1, 3} else None
+            models[i] = TeacherAdapter(model, stats, theirs, channels=channels)
             log(f'{entry} was trained on images normalised in another way: adapted')
     if models==list(teachers.models) and maps==list(teachers.class_maps): return teachers
-    return TeacherEnsemble(models, teachers.names, teachers.feature_grid, maps).to(next(teachers.parameters(), torch.zeros(())).device)
+    device = next(teachers.parameters(), torch.zeros(())).device
+    return TeacherEnsemble(models, teachers.names, teachers.feature_grid, maps).to(device)
 
 # %% ../nbs/06_judge.ipynb #0f87458e
 def _loader(dls):
@@ -101,7 +106,8 @@ class Verdict(NamedTuple):
     n:int # images
     remarks:list # what is suspicious, empty for a teacher that fits
 
-    def __str__(self): return f'{self.name}: {self.accuracy:.1%} of {self.n} images, ' + ('; '.join(self.remarks) or 'ok')
+    def __str__(self):
+        return f'{self.name}: {self.accuracy:.1%} of {self.n} images, ' + ('; '.join(self.remarks) or 'ok')
 
 def _remarks(z, y, man):
     "What is suspicious about logits [n,C] for labels [n]"
@@ -111,8 +117,10 @@ def _remarks(z, y, man):
         found.append(f'near chance ({chance:.1%})')
         found += _permuted(z, y)
     said = man.get('accuracy')
-    if said and acc<said-max(.05, 3*(said*(1-said)/n)**.5): found.append(f'far below the {said:.1%} of its manifest: is the normalisation the same?')
-    if (z>=0).all() and ((z.sum(1)-1).abs()<1e-3).all(): found.append('its outputs are probabilities (rows sum to 1), expected logits: remove the softmax at its end')
+    if said and acc<said-max(.05, 3*(said*(1-said)/n)**.5):
+        found.append(f'far below the {said:.1%} of its manifest: is the normalisation the same?')
+    if (z>=0).all() and ((z.sum(1)-1).abs()<1e-3).all():
+        found.append('its outputs are probabilities (rows sum to 1), expected logits: remove the softmax at its end')
     return found
 
 def _permuted(z, y):
@@ -142,7 +150,8 @@ def judge_teachers(
     for name,model,z,a in zip(teachers.names, teachers.models, zs, again):
         remarks = _remarks(z, y, _manifest(model))
         far = (z[:a.shape[0]]-a).abs().max().item()/max(1., a.abs().max().item())
-        if len(some)>2 and far>.05: remarks.append('its outputs depend on the rest of the batch or change from call to call')
+        if len(some)>2 and far>.05:
+            remarks.append('its outputs depend on the rest of the batch or change from call to call')
         found.append(Verdict(name, (z.argmax(1)==y).float().mean().item(), len(y), remarks))
     return found
 
@@ -151,6 +160,7 @@ def _logits(teachers, x):
     zs = [run_network(m, x) for m in teachers.models]
     return torch.stack([(z if cm is None else z[:, cm]).float().cpu() for z,cm in zip(zs, teachers.class_maps)])
 
+# %% ../nbs/06_judge.ipynb #d7aa4d2e
 @patch
 def check(self:TeacherEnsemble,
     dls, # the data the student will see

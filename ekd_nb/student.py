@@ -32,7 +32,7 @@ class TupleFromList:
         return super().__new__(cls, *args, **kwargs)
 
 class StudentOutput(TupleFromList, namedtuple('StudentOutput', 'logits branches features teacher', defaults=((), ()))):
-    "Training output: ensemble logits [B,C], branch logits [N,B,C], N feature maps [B,F,h,w], teacher outputs once they are known"
+    "In training: ensemble logits [B,C], branch logits [N,B,C], N feature maps [B,F,h,w], teacher outputs once known"
 
 # %% ../nbs/04_student.ipynb #bba4c5df
 class Fusion(nn.Module):
@@ -89,7 +89,8 @@ def make_head(
 )->Head: # F·F/2 weights and a classifier of F/2 features
     "A head for a trunk of `n_trunk` channels"
     nf = max(1, n_trunk//2)
-    return Head(nn.Sequential(nn.Conv2d(n_trunk, nf, 1, bias=False), nn.BatchNorm2d(nf), nn.ReLU()), nn.Linear(nf, n_out))
+    return Head(nn.Sequential(nn.Conv2d(n_trunk, nf, 1, bias=False), nn.BatchNorm2d(nf), nn.ReLU()),
+                nn.Linear(nf, n_out))
 
 # %% ../nbs/04_student.ipynb #782243d3
 class GroupedLayer(nn.Module):
@@ -100,7 +101,8 @@ class GroupedLayer(nn.Module):
 
     def forward(self, x):
         m,n = self.layers[0],len(self.layers)
-        if isinstance(m, nn.Conv2d): return F.conv2d(x, self._cat('weight'), self._cat('bias'), m.stride, m.padding, m.dilation, n*m.groups)
+        if isinstance(m, nn.Conv2d):
+            return F.conv2d(x, self._cat('weight'), self._cat('bias'), m.stride, m.padding, m.dilation, n*m.groups)
         if isinstance(m, nn.BatchNorm2d): return self._norm(x, m)
         return m(x.unflatten(1, (n,-1)).flatten(0,1)).unflatten(0, (-1,n)).flatten(1,2)
 
@@ -119,7 +121,8 @@ class GroupedLayer(nn.Module):
         return y
 
 # %% ../nbs/04_student.ipynb #ad374c95
-_CHANNELWISE = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Identity, nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d)
+_CHANNELWISE = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Identity,
+                nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d)
 
 def _same_structure(*ms):
     "Are these modules of one kind with parameters of one shape?"
@@ -130,7 +133,8 @@ def _group_layers(*ms):
     "A copy of the first module whose layers compute all N"
     if not list(ms[0].children()):
         plain_norm = isinstance(ms[0], nn.BatchNorm2d) and ms[0].track_running_stats and ms[0].momentum is not None
-        known = plain_norm or isinstance(ms[0], nn.Conv2d) and ms[0].padding_mode=='zeros' or not list(ms[0].parameters())
+        known = (plain_norm or isinstance(ms[0], nn.Conv2d) and ms[0].padding_mode=='zeros'
+                 or not list(ms[0].parameters()))
         if not known: raise EKDError(f'grouped: a {type(ms[0]).__name__} cannot be run together, use grouped=False')
         return copy.copy(ms[0]) if isinstance(ms[0], _CHANNELWISE) else GroupedLayer(ms)
     new = copy.copy(ms[0])
@@ -160,7 +164,8 @@ def group_branches(
     stack = _GroupedBranches(branches)
     h = probe_images(_in_channels(branches[0].body), 16, 16).to(one_param(branches[0]))
     try:
-        with eval_mode(*branches): same_answers(lambda h: torch.stack([b(h)[0] for b in branches]), lambda h: stack(h)[0], h)
+        with eval_mode(*branches):
+            same_answers(lambda h: torch.stack([b(h)[0] for b in branches]), lambda h: stack(h)[0], h)
     except (EKDError, RuntimeError):
         raise EKDError('grouped: these branches mix channels outside of their layers (as DenseNet does), use grouped=False') from None
     return stack
@@ -233,8 +238,10 @@ def keep(self:BranchedStudent,
     new.branches = nn.ModuleList([self.branches[i] for i in idx])
     new.fusion = self.fusion.keep(idx)
     if self.assigned: new.assigned = [self.assigned[i] for i in idx]
-    new.config = dict(self.config, **{k: [self.config[k][i] for i in idx] for k in ('arch', 'kept') if self.config.get(k)})
-    if new.config.get('arch') and new.config['arch'][0]!=self.config['arch'][0]: new.config['arch'] = None   # no name builds this mixture
+    listed = [k for k in ('arch', 'kept') if self.config.get(k)]
+    new.config = dict(self.config, **{k: [self.config[k][i] for i in idx] for k in listed})
+    if new.config.get('arch') and new.config['arch'][0]!=self.config['arch'][0]:
+        new.config['arch'] = None   # no name builds this mixture
     new.grouped = self.grouped
     return copy.deepcopy(new)
 
@@ -247,7 +254,8 @@ def param_groups(self:BranchedStudent):
     new = [b for b,k in zip(self.branches, kept) if isinstance(b, Head) or not k] if any(kept) else []
     old = [b for b in self.branches if not any(b is o for o in new)]
     bodies = [m for b in old for m in (b.body, b.pool)]
-    last = [m for b in new for m in (b.body, b.pool)] + [b.head for b in self.branches] + [self.fusion, self.projections]
+    last = [m for b in new for m in (b.body, b.pool)]
+    last += [*[b.head for b in self.branches], self.fusion, self.projections]
     return [g for g in (params(self.trunk), params(*bodies), params(*last)) if g]
 
 # %% ../nbs/04_student.ipynb #c2214903
@@ -272,12 +280,13 @@ def _default_split(
     stages, # of each branch's network
     x:Tensor, # images [B,channels,H,W]
 )->int: # stages in the trunk
-    "The earliest split that keeps the student's multiply-adds within `MAX_COST` times those of the (largest) network named"
+    "The earliest split that keeps the student's multiply-adds within `MAX_COST` times those of the largest network"
     traced = [_trace_stages(s, x) for s in (stages if len({id(s) for s in stages})>1 else stages[:1])]
     costs,channels = [t[0] for t in traced],[t[1] for t in traced]
-    splits = [k for k in range(1, min(map(len, costs))) if len({c[k] for c in channels})==1 and all(any(o[k:]) for o in costs)]
+    fitting = [k for k in range(1, min(map(len, costs))) if len({c[k] for c in channels})==1]
+    splits = [k for k in fitting if all(any(o[k:]) for o in costs)]
     if not splits: return max(1, len(stages[0])//2)
-    student = lambda k: sum(costs[0][:k]) + sum(sum(o[k:]) for o in costs)*(len(stages)//len(costs))
+    def student(k): return sum(costs[0][:k]) + sum(sum(o[k:]) for o in costs)*(len(stages)//len(costs))
     return next((k for k in splits if student(k)<=MAX_COST*max(map(sum, costs))), splits[-1])
 
 # %% ../nbs/04_student.ipynb #a951b1ad
@@ -286,8 +295,11 @@ def _split_index(stages, split):
     names = _stage_names(stages)
     if split=='heads': return len(names)
     if isinstance(split, str):
-        inside = [i for i,n in enumerate(names) if n==split.replace('.', '_') or n.startswith(split.replace('.', '_')+'_')]
-        if not inside: raise EKDError(f"split: this network has no stage {split!r} to split after, expected 'heads' or one of {', '.join(names)}")
+        stage = split.replace('.', '_')
+        inside = [i for i,n in enumerate(names) if n==stage or n.startswith(stage+'_')]
+        if not inside:
+            raise EKDError(f"split: this network has no stage {split!r} to split after, "
+                           f"expected 'heads' or one of {', '.join(names)}")
         return inside[-1]+1
     if isinstance(split, bool) or not isinstance(split, int) or not 0<=split<=len(names):
         raise EKDError(f'split: got {split!r}, expected 0 to {len(names)} stages in the trunk (stages: {", ".join(names)})')
@@ -298,7 +310,8 @@ def _run(stages, x):
     try:
         with torch.no_grad(), eval_mode(stages): return stages(x)
     except RuntimeError as e:
-        raise EKDError(f'arch: the network cannot process images of {x.shape[-1]} pixels ({str(e).splitlines()[0]}); expected larger ones') from None
+        why = str(e).splitlines()[0]
+        raise EKDError(f'arch: the network cannot process images of {x.shape[-1]} pixels ({why}); expected larger ones') from None
 
 def _n_channels(h): return h.shape[1] if h.ndim==4 else h.shape[-1]
 def _label(arch): return arch_name(arch) or getattr(arch, '__name__', type(arch).__name__)
@@ -309,7 +322,7 @@ def _networks(archs, n_out, in_channels, size, pretrained):
     nets,kept = [],[]
     for arch in archs:
         net = create_network(arch, n_out, in_channels, size, pretrained)
-        own = not isinstance(arch, (str, nn.Module)) and arch_name(arch) is None   # a function that may return the same module twice
+        own = not isinstance(arch, (str, nn.Module)) and arch_name(arch) is None   # may return one module twice
         twin = next((m for a,m in zip(archs, nets) if a is arch), None) if own else None
         same = twin is not None and _same_weights(net, twin)
         if same: kept[nets.index(twin)] = True
@@ -328,15 +341,18 @@ def _unfreeze(nets):
     for m in frozen: m.requires_grad_(True)
     return bool(frozen)
 
+# %% ../nbs/04_student.ipynb #eb10e38f
 def _weights_text(kept, heads, unfrozen):
     "Which weights are kept, in one line"
     if not any(kept): return 'weights: new'
     names = {k: [i for i,o in enumerate(kept) if o==k] for k in (True, False)}
-    parts = [f'{"branch" if len(v)==1 else "branches"} {_ranges(v)} {"kept" if k else "new"}' for k,v in names.items() if v]
+    parts = [f'{"branch" if len(v)==1 else "branches"} {_ranges(v)} {"kept" if k else "new"}'
+             for k,v in names.items() if v]
     trunk = f'trunk {"kept" if kept[0] else "new"}'
     return 'weights: ' + '; '.join([trunk, *(['heads new'] if heads else parts)]) + '; was frozen, is trained'*unfrozen
 
-def _ranges(idx): return f'{idx[0]}–{idx[-1]}' if len(idx)>2 and idx[-1]-idx[0]==len(idx)-1 else ', '.join(map(str, idx))
+def _ranges(idx):
+    return f'{idx[0]}–{idx[-1]}' if len(idx)>2 and idx[-1]-idx[0]==len(idx)-1 else ', '.join(map(str, idx))
 
 # %% ../nbs/04_student.ipynb #bfc2a929
 def _keep_input(body, h):
@@ -358,10 +374,13 @@ def _cut_networks(nets, in_channels, cut, size, split):
     stages = [p.stages for p in parts]
     alike = _same_structure(*stages)
     if split is None and len(nets)==1: split = len(stages[0])//2
-    if split is None: split = _default_split(stages[:1]*len(nets) if alike else stages, torch.zeros(1, in_channels, size, size).to(one_param(stages[0])))
+    if split is None:
+        x = torch.zeros(1, in_channels, size, size).to(one_param(stages[0]))
+        split = _default_split(stages[:1]*len(nets) if alike else stages, x)
     ends = [_split_index(s, split) for s in stages]
     if ends[0]==len(stages[0]) and not alike:
-        raise EKDError(f'split: got {split!r}, the whole of the first network, which leaves nothing of the others; expected an earlier stage, or one network for all branches')
+        raise EKDError(f'split: got {split!r}, the whole of the first network, which leaves nothing of the others; '
+                       'expected an earlier stage, or one network for all branches')
     return parts, ends
 
 def _make_branches(parts, ends, n_out, x):
@@ -369,9 +388,11 @@ def _make_branches(parts, ends, n_out, x):
     h = _run(parts[0].stages[:ends[0]], x)
     n_trunk,branches = _n_channels(h),[]
     for i,(p,end) in enumerate(zip(parts, ends)):
-        if (c := _n_channels(_run(p.stages[:end], x)))!=n_trunk: raise EKDError(f'arch: branch {i} wants {c} channels at the split, the trunk gives {n_trunk}')
+        if (c := _n_channels(_run(p.stages[:end], x)))!=n_trunk:
+            raise EKDError(f'arch: branch {i} wants {c} channels at the split, the trunk gives {n_trunk}')
         whole = end==len(p.stages)
-        branches.append(make_head(n_trunk, n_out) if whole else Branch(p.stages[end:], nn.Linear(p.n_features, n_out), p.pool))
+        branches.append(make_head(n_trunk, n_out) if whole else
+                        Branch(p.stages[end:], nn.Linear(p.n_features, n_out), p.pool))
     branches = [b.to(h.device) for b in branches]
     for b in branches: _keep_input(b.body, h)
     return n_trunk, branches
@@ -395,14 +416,15 @@ def branched_student(
     if n_branches<1 or len(archs)!=n_branches:
         raise EKDError(f'arch: {len(archs)} networks for n_branches={n_branches}, expected one for each of at least 1 branch')
     nets,kept = _networks(archs, n_out, in_channels, size, pretrained)
-    unfrozen = _unfreeze(nets)
+    names,unfrozen = [arch_name(a) for a in archs],_unfreeze(nets)
     parts,ends = _cut_networks(nets, in_channels, cut, size, split)
     whole,tokens = ends[0]==len(parts[0].stages),any(isinstance(m, ToFeatureMap) for m in parts[0].stages)
-    if fusion=='gate' and tokens and not whole: raise EKDError("fusion: got 'gate', which needs a trunk of feature maps [B,F,h,w]; expected 'mean' or 'prob'")
+    if fusion=='gate' and tokens and not whole:
+        raise EKDError("fusion: got 'gate', which needs a trunk of feature maps [B,F,h,w]; expected 'mean' or 'prob'")
     n_trunk,branches = _make_branches(parts, ends, n_out, probe_images(in_channels, size, size).to(one_param(nets[0])))
     student = BranchedStudent(parts[0].stages[:ends[0]], branches, fusion, n_trunk, trunk_grad, grouped)
-    names = [arch_name(a) for a in archs]
-    student.config = dict(name='+'.join(dict.fromkeys(map(_label, archs))), arch=names if all(names) else None, split=ends[0], cut=cut,
+    student.config = dict(name='+'.join(dict.fromkeys(map(_label, archs))), arch=names if all(names) else None,
+                          split=ends[0], cut=cut,
                           size=(in_channels, size, size), kept=kept, weights=_weights_text(kept, whole, unfrozen))
     if any(kept): print(student.config['weights'])
     return student
@@ -419,7 +441,8 @@ def _part_costs(student, size):
             costs.append(counter.get_total_flops()//2)
     return costs
 
-def _row(name, what, module, cost): return f'{name:<10}{what:<34}{count_params(module):>11,} parameters {cost/1e6:>9,.1f} M multiply-adds'
+def _row(name, what, module, cost):
+    return f'{name:<10}{what:<34}{count_params(module):>11,} parameters {cost/1e6:>9,.1f} M multiply-adds'
 def _short(names): return ', '.join(names if len(names)<4 else [names[0], '…', names[-1]])
 def _body_text(b): return '1×1 convolution' if isinstance(b, Head) else _short(_stage_names(b.body))
 
@@ -436,9 +459,11 @@ def summary(self:BranchedStudent,
     what = dict(branches='branch', heads='head')[self.kind]
     rows = [_row('trunk', _short(_stage_names(self.trunk)), self.trunk, trunk)]
     for i,(b,cost) in enumerate(zip(self.branches, branches)):
-        rows.append(_row(f'{what} {i}', _body_text(b), b, cost) + (f', learns from {self.assigned[i]}' if self.assigned else ''))
+        own = f', learns from {self.assigned[i]}' if self.assigned else ''
+        rows.append(_row(f'{what} {i}', _body_text(b), b, cost) + own)
     total = trunk+sum(branches)
-    rows.append(_row('student', f'fusion {self.fusion.name}', self, total) + f', {total/max(1, alone):.2f} times those of {name}')
+    compared = f', {total/max(1, alone):.2f} times those of {name}'
+    rows.append(_row('student', f'fusion {self.fusion.name}', self, total) + compared)
     title = 'branches with stages of their own' if self.kind=='branches' else 'heads on a whole network'
     rows.append(self.config.get('weights', 'weights: not recorded'))
     return '\n'.join([f'{name} as student, {title}; images {"×".join(map(str, size))}', *rows])

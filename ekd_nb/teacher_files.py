@@ -19,10 +19,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .core import EKDError, add_digest, digest_matches, library_versions, same_answers, sha256_file, write_atomic, write_json
+from .core import (EKDError, add_digest, digest_matches, library_versions, same_answers, sha256_file,
+                         write_atomic, write_json)
 from .models import get_model
-from .recipes import (builder_name, call_builder, class_recipes, layer_spec, make_layer, named_here, torchvision_recipes,
-                            vision_body)
+from .recipes import (builder_name, call_builder, class_recipes, layer_spec, make_layer, named_here,
+                            torchvision_recipes, vision_body)
 
 # %% ../nbs/04_teacher_files.ipynb #fee15b1f
 def named_network(
@@ -43,7 +44,8 @@ def build_network(
 )->nn.Module:
     "The network of a manifest, with fresh weights"
     recipe = info.get('build') or {}
-    if 'body' in recipe: return nn.Sequential(vision_body(recipe['body'], info['in_channels']), make_layer(recipe['head']))
+    if 'body' in recipe:
+        return nn.Sequential(vision_body(recipe['body'], info['in_channels']), make_layer(recipe['head']))
     if 'layers' in recipe: return make_layer(recipe)
     if 'builder' in recipe: net = call_builder(recipe['builder'], recipe['args'])
     else: net = named_network(info['arch'], info['n_out'], info['in_channels'])
@@ -56,7 +58,8 @@ def build_network(
 def _recipes(model, learn_arch, n_out, channels):
     "Ways to build `model` again that are worth a try: (architecture name, recipe)"
     if isinstance(name := getattr(model, 'arch', None), str): yield name,{}
-    if isinstance(cfg := getattr(model, 'pretrained_cfg', None), dict) and cfg.get('architecture'): yield cfg['architecture'],{}
+    cfg = getattr(model, 'pretrained_cfg', None)
+    if isinstance(cfg, dict) and cfg.get('architecture'): yield cfg['architecture'],{}
     if type(model).__module__.startswith('torchvision.models.'): yield from torchvision_recipes(model)
     if learn_arch is not None and isinstance(model, nn.Sequential) and len(model)==2 and (head := layer_spec(model[1])):
         body = learn_arch if isinstance(learn_arch, str) else builder_name(learn_arch)
@@ -81,7 +84,8 @@ def data_stats(
     steps = getattr(getattr(getattr(dls, 'train', None), 'after_batch', None), 'fs', None)
     if steps is None: return None
     for t in steps:
-        if isinstance(t, Normalize) and isinstance(getattr(t, 'mean', None), Tensor): return t.mean.flatten().tolist(),t.std.flatten().tolist()
+        if isinstance(t, Normalize) and isinstance(getattr(t, 'mean', None), Tensor):
+            return t.mean.flatten().tolist(),t.std.flatten().tolist()
     return ([0.], [1.]) if any(type(t).__name__=='IntToFloatTensor' for t in steps) else None
 
 # %% ../nbs/04_teacher_files.ipynb #e56a70b1
@@ -110,14 +114,16 @@ def _on_cpu(model):
     if any(not isinstance(v, Tensor) or v.is_quantized for v in model.state_dict().values()):
         raise EKDError(f'model: {type(model).__name__} is quantised, expected it as it was before')
     try: return copy.deepcopy(model).cpu().float().eval()
-    except (RuntimeError, TypeError) as e: raise EKDError(f'model: {type(model).__name__} cannot be copied ({str(e).splitlines()[0]})') from None
+    except (RuntimeError, TypeError) as e:
+        raise EKDError(f'model: {type(model).__name__} cannot be copied ({str(e).splitlines()[0]})') from None
 
 # %% ../nbs/04_teacher_files.ipynb #00ecc7b3
 def _rebuilds(net, info, sd, x):
     "Does the recipe in `info` make a network that takes these weights and gives the same outputs? '' or the reason"
     try: twin = build_network(info)
     except EKDError as e: return str(e)
-    except Exception as e: return f"{info['arch']} cannot be built ({str(e).splitlines()[0] if str(e) else type(e).__name__})"
+    except Exception as e:
+        return f"{info['arch']} cannot be built ({str(e).splitlines()[0] if str(e) else type(e).__name__})"
     try: twin.float().load_state_dict(sd)
     except RuntimeError: return f"these are not the weights of a {info['arch']}"
     try: same_answers(net, twin.eval(), x, f"a new {info['arch']} with these weights")
@@ -131,8 +137,10 @@ def _find_recipe(net, info, sd, x, ways):
         found = info | dict(arch=arch) | (dict(build=recipe) if recipe else {})
         if not (why := _rebuilds(net, found, sd, x)): return found
         reasons.append(why)
-    if reasons: raise EKDError(f'arch: {reasons[0]}, expected the name of the network that is saved, or its builder (pass builder=, builder_args=)')
-    raise EKDError(f'arch: {type(net).__name__} has no architecture name, pass one of MODELS or timm, or builder=, a function of a module that makes the network')
+    if reasons:
+        raise EKDError(f'arch: {reasons[0]}, expected the name of the network that is saved, or its builder (pass builder=, builder_args=)')
+    raise EKDError(f'arch: {type(net).__name__} has no architecture name, pass one of MODELS or timm, '
+                   'or builder=, a function of a module that makes the network')
 
 # %% ../nbs/04_teacher_files.ipynb #0dc0bdcb
 def save_teacher(
@@ -155,7 +163,8 @@ def save_teacher(
         net = _on_cpu(model)
         sd = {k: v.detach().clone().contiguous() for k,v in net.state_dict().items()}
         x,z = _probe(net, x, learn)
-        man = dict(schema=1, arch='', n_out=z.shape[1], in_channels=_channels(net, x), accuracy=accuracy, fingerprint=fingerprint)
+        man = dict(schema=1, arch='', n_out=z.shape[1], in_channels=_channels(net, x),
+                   accuracy=accuracy, fingerprint=fingerprint)
         ways = _recipes(net, getattr(learn, 'arch', None), man['n_out'], man['in_channels'])
         if arch is not None: ways = [(arch, {})]
         if builder is not None: ways = [_named_way(builder, builder_args)]
@@ -194,7 +203,8 @@ def _write_teacher(path, sd, half, info):
     return path
 
 # %% ../nbs/04_teacher_files.ipynb #a9269566
-_OTHER_FILES = {'.pkl': 'an exported Learner is a pickle, which runs code when it is opened; open it yourself with load_learner and pass the Learner',
+_OTHER_FILES = {'.pkl': 'an exported Learner is a pickle, which runs code when it is opened; '
+                        'open it yourself with load_learner and pass the Learner',
                 '.pth': 'it holds weights without their network; load them into the network and pass that',
                 '.pt': 'it holds weights without their network; load them into the network and pass that'}
 
@@ -210,11 +220,14 @@ def read_manifest(
     except ValueError: raise EKDError(f'teachers: the manifest {man} is damaged (not JSON)') from None
     if not isinstance(info, dict) or not {'arch', 'n_out', 'in_channels', 'sha256', 'digest'}<=set(info):
         raise EKDError(f'teachers: {man} is not a manifest of save_teacher')
-    if not digest_matches(info): raise EKDError(f'teachers: the manifest {man} is damaged or was changed by hand (its digest is not that of its content)')
+    if not digest_matches(info):
+        raise EKDError(f'teachers: the manifest {man} is damaged or was changed by hand (its digest is not that of its content)')
     got,want = sha256_file(path),str(info['sha256'])
-    if got!=want: raise EKDError(f'teachers: {path} is damaged or not the file its manifest describes (SHA-256 {got[:12]}…, expected {want[:12]}…)')
+    if got!=want:
+        raise EKDError(f'teachers: {path} is damaged or not the file its manifest describes (SHA-256 {got[:12]}…, expected {want[:12]}…)')
     return info
 
+# %% ../nbs/04_teacher_files.ipynb #a9269567
 def load_teacher(
     path, # of the weights
     builder=None, # function or class that makes the network, where the manifest names one of your own

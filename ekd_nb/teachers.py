@@ -50,7 +50,8 @@ def as_teacher(
     if isinstance(source, (str, Path)): return load_teacher(source)
     dls = getattr(source, 'dls', None) if hasattr(source, 'model') else None
     if dls is not None: source = source.model
-    if not isinstance(source, nn.Module): raise EKDError(f'{entry} is a {type(source).__name__}, expected an nn.Module, a Learner or a path')
+    if not isinstance(source, nn.Module):
+        raise EKDError(f'{entry} is a {type(source).__name__}, expected an nn.Module, a Learner or a path')
     model = _copied(source, entry)
     if dls is not None: model.manifest = dict(classes=class_names(dls), stats=data_stats(dls))
     return model
@@ -62,7 +63,7 @@ def run_network(
 )->Tensor: # logits [B,C]
     "The output of a network in the precision of its own weights"
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype)
-    if dtype==x.dtype or isinstance(model, TeacherAdapter): return model(x)   # an adapter converts after it has normalised
+    if dtype==x.dtype or isinstance(model, TeacherAdapter): return model(x)   # an adapter converts after normalising
     z = model(x.to(dtype))
     return z.float() if isinstance(z, Tensor) else z
 
@@ -84,7 +85,8 @@ class TeacherAdapter(nn.Module):
         self.arch = getattr(model, 'arch', None) or 'adapted'
         for k,(mean,std) in dict(data_stats=data_stats, teacher_stats=teacher_stats).items():
             mean,std = (torch.as_tensor(o, dtype=torch.float32).view(1,-1,1,1) for o in (mean, std))
-            if not (std>0).all(): raise EKDError(f'{k}: got standard deviations {std.flatten().tolist()}, expected (mean, std) with positive std')
+            if not (std>0).all():
+                raise EKDError(f'{k}: got standard deviations {std.flatten().tolist()}, expected (mean, std) with positive std')
             self.register_buffer(f'{k}_mean', mean, persistent=False)
             self.register_buffer(f'{k}_std', std, persistent=False)
 
@@ -92,12 +94,13 @@ class TeacherAdapter(nn.Module):
         x = x*self.data_stats_std + self.data_stats_mean
         if self.channels==3 and x.shape[1]==1: x = x.expand(-1, 3, -1, -1)
         if self.channels==1 and x.shape[1]==3: x = x.mean(1, keepdim=True)
-        if self.size is not None: x = F.interpolate(x, (self.size, self.size), mode='bilinear', antialias=True, align_corners=False)
+        if self.size is not None:
+            x = F.interpolate(x, (self.size, self.size), mode='bilinear', antialias=True, align_corners=False)
         return run_network(self.model, (x-self.teacher_stats_mean)/self.teacher_stats_std)
 
 # %% ../nbs/05_teachers.ipynb #fc4b1a9d
 class TeacherOutput(TupleFromList, namedtuple('TeacherOutput', 'logits features idx', defaults=((), ()))):
-    "Outputs for a batch: logits [T,B,C], T feature maps [B,F,g,g], and while training the images' rows in the training set, int64 [B], where known"
+    "Outputs for a batch: logits [T,B,C], T feature maps [B,F,g,g], and the images' rows, int64 [B], where known"
 
 class TeacherEnsemble(nn.Module):
     "T frozen classifiers: images [B,channels,H,W] -> `TeacherOutput`"
@@ -144,9 +147,11 @@ def feature_spot(self:TeacherEnsemble,
 ): # a `FeatureSpot`, or None where the teacher has no features
     "Where a teacher has its features; found once"
     model = self.models[i]
-    if i not in self._spots or self._spots[i][0] is not model: self._spots[i] = model,find_features(model, x, run_network)
+    if i not in self._spots or self._spots[i][0] is not model:
+        self._spots[i] = model,find_features(model, x, run_network)
     return self._spots[i][1]
 
+# %% ../nbs/05_teachers.ipynb #46bd2224
 @patch
 def _forward_raw(self:TeacherEnsemble, i, x):
     "Logits in the teacher's own classes, and its pooled features or None"
@@ -182,7 +187,8 @@ def check_teachers(
         _check_classes(entry, z.shape[1], cm, n_out)
         if not z.isfinite().all(): raise EKDError(f'{entry} gives logits that are not finite (NaN or infinity) on the first batch')
         top = z.abs().max().item()
-        if top>MAX_LOGIT: warnings.warn(f'{entry} gives logits of up to {top:.1e}; are its weights and normalisation right?')
+        if top>MAX_LOGIT:
+            warnings.warn(f'{entry} gives logits of up to {top:.1e}; are its weights and normalisation right?')
         if features and f is None: raise EKDError(f'{entry} has no feature layer to learn from; set gamma=0')
         zs.append(_mapped(z, cm))
         fs.append(f)
@@ -201,7 +207,8 @@ def _forward_checked(entry, teachers, i, x):
         with torch.no_grad(): z,f = teachers._forward_raw(i, x)
     except EKDError: raise
     except Exception as e:
-        conv = None if isinstance(m, TeacherAdapter) else next((c for c in m.modules() if isinstance(c, nn.Conv2d)), None)
+        layers = [] if isinstance(m, TeacherAdapter) else m.modules()
+        conv = next((c for c in layers if isinstance(c, nn.Conv2d)), None)
         if conv is not None and conv.in_channels!=x.shape[1]:
             raise EKDError(f'{entry} takes images of {conv.in_channels} channels, the data has {x.shape[1]}') from None
         why = str(e).splitlines()[0].split('. ')[0] if str(e) else type(e).__name__
@@ -229,18 +236,22 @@ def check_batch_independent(
     whole = x[:8]
     if len(whole)<3: return
     part = whole[:max(2, len(whole)//2)]
-    full = compute_dtype(x)=='float32' and all(p.dtype.itemsize>=4 for p in getattr(teachers, 'parameters', list)() if p.is_floating_point())
+    weights = [p for p in getattr(teachers, 'parameters', list)() if p.is_floating_point()]
+    full = compute_dtype(x)=='float32' and all(p.dtype.itemsize>=4 for p in weights)
     for i,(a,b) in enumerate(zip(teachers(whole).logits, teachers(part).logits)):
         if (far := output_distance(a[:len(part)], b))<=(1e-3 if full else .05): continue
         name = getattr(teachers, 'names', {i: type(teachers).__name__})[i]
-        raise EKDError(f'{argument}: outputs of teacher {i} ({name}) depend on the rest of the batch or change from call to call (by {far:.2g}), '
+        raise EKDError(f'{argument}: outputs of teacher {i} ({name}) depend on the rest of the batch '
+                       f'or change from call to call (by {far:.2g}), '
                        'as with BatchNorm without running statistics or dropout that is always on; expected one output for each image')
 
 # %% ../nbs/05_teachers.ipynb #91c8ed55
 def _adapter_config(teachers):
     "What adapters do to images: it is part of a teacher, but not of its weights"
     adapters = [m for m in teachers.modules() if isinstance(m, TeacherAdapter)] if hasattr(teachers, 'modules') else []
-    return [[m.size, m.channels, *[[round(v, 6) for v in b.flatten().tolist()] for _,b in sorted(m.named_buffers(recurse=False))]] for m in adapters]
+    def numbers(m):
+        return [[round(v, 6) for v in b.flatten().tolist()] for _,b in sorted(m.named_buffers(recurse=False))]
+    return [[m.size, m.channels, *numbers(m)] for m in adapters]
 
 def _add_bytes(h, o):
     "Hash a value of a state dict: a tensor of any type, or what quantised layers keep"
@@ -248,7 +259,8 @@ def _add_bytes(h, o):
     elif isinstance(o, (list, tuple)):
         for p in o: _add_bytes(h, p)
     else: h.update(repr(o).encode())
-    if isinstance(o, Tensor) and o.is_quantized: h.update(repr(o.flatten()[:1].dequantize().tolist()).encode())   # the scale
+    if isinstance(o, Tensor) and o.is_quantized:   # the scale
+        h.update(repr(o.flatten()[:1].dequantize().tolist()).encode())
 
 def teachers_fingerprint(
     teachers:TeacherEnsemble,
