@@ -31,14 +31,17 @@ def teachers(feature_grid=2):
     torch.manual_seed(5)
     return TeacherEnsemble([get_model('resnet8-w6', 10, 1), get_model('wrn_10_1', 10, 1)], feature_grid=feature_grid)
 
-def loaders(n=6, bs=20, **kw): return image_dls(data(), stratified_subset(data().y_train, n_per_class=n), bs=bs, device='cpu', **kw)
+def loaders(n=6, bs=20, **kw):
+    return image_dls(data(), stratified_subset(data().y_train, n_per_class=n), bs=bs, device='cpu', **kw)
 
 def learner(name, d=None, ts=None, cbs=None, memo=False, teacher=None, **own):
     b = BASELINES[name]
     torch.manual_seed(0)
     n = 1 if b.student == 'single' else 2
-    student = branched_student(SMALL, n, 10, 0 if b.student == 'separate' else None, b.fusion or 'mean', in_channels=1, size=16)
-    return ekd_learner(d or loaders(), student, (ts or teachers()) if b.uses else None, memo=memo, loss_func=make_baseline(name, .1 if b.uses else 1., .9, None, teacher, **own), cbs=cbs)
+    student = branched_student(SMALL, n, 10, 0 if b.student == 'separate' else None, b.fusion or 'mean', in_channels=1,
+                               size=16)
+    return ekd_learner(d or loaders(), student, (ts or teachers()) if b.uses else None, memo=memo,
+                       loss_func=make_baseline(name, .1 if b.uses else 1., .9, None, teacher, **own), cbs=cbs)
 
 def fit(l, n=2, lr=1e-3):
     with l.no_bar(), l.no_logging(): l.fit(n, lr)
@@ -64,7 +67,8 @@ def test_trains_and_leaves_nothing_behind(name, tmp_path):
     assert torch.isfinite(torch.tensor([first, last])).all() and last < first
     row = dict(zip(l.recorder.metric_names[1:], l.recorder.values[-1]))
     assert isinstance(l.loss_func, DistillLoss) and all(row[p] is not None for p in l.loss_func.term_names)
-    if ts: assert torch.equal(weights(ts), before) and all(p.grad is None and not p.requires_grad for p in ts.parameters())
+    if ts:
+        assert torch.equal(weights(ts), before) and all(p.grad is None and not p.requires_grad for p in ts.parameters())
     kept, saved = l.model.keep(l.model.n_branches), load_student(save_student(l, tmp_path, arch=SMALL, split=0 if BASELINES[name].student == 'separate' else None))
     for m in (kept, saved):
         assert m.projections is None and not [k for k in m.state_dict() if 'projection' in k or 'teacher' in k]
@@ -91,7 +95,8 @@ def test_parts_sum_to_the_loss_for_each_image(name):
         if BASELINES[name].uses: pred = pred._replace(teacher=l.distill.teachers(x)._replace(idx=idx))
         torch.manual_seed(0)
         total = loss(pred, y)
-        assert torch.allclose(sum(loss.last_terms.values()), total, rtol=1e-4) and list(loss.last_terms) == loss.term_names
+        assert (torch.allclose(sum(loss.last_terms.values()), total, rtol=1e-4) and
+                list(loss.last_terms) == loss.term_names)
         loss.reduction = 'none'
         torch.manual_seed(0)
         each = loss(pred, y)
@@ -113,7 +118,8 @@ def test_no_gradient_reaches_a_teacher(name):
 def test_without_weight_for_the_teachers_it_is_training_on_labels():
     for name in [n for n in NAMES if BASELINES[n].uses]:
         loss = make_baseline(name, 1., 0.)
-        assert not loss.needs_teacher and not loss.gamma and loss.term_names == (['ce'] if BASELINES[name].student == 'single' else ['ce_ens', 'ce_branch'])
+        assert (not loss.needs_teacher and not loss.gamma and
+                loss.term_names == (['ce'] if BASELINES[name].student == 'single' else ['ce_ens', 'ce_branch']))
 
 
 # ---- modules that are trained beside the student
@@ -123,7 +129,8 @@ def test_projections_are_trained_by_the_learner(name):
     l = learner(name)
     mine = {k: v.clone() for k, v in l.model.projections.named_parameters()}
     fit(l, 1)
-    assert len(mine) == dict(fitnet=2, crd=4)[name] and all(not torch.equal(v, mine[k]) for k, v in l.model.projections.named_parameters())
+    assert (len(mine) == dict(fitnet=2, crd=4)[name] and
+            all(not torch.equal(v, mine[k]) for k, v in l.model.projections.named_parameters()))
     in_opt = {id(p) for g in l.opt.param_lists for p in g}
     assert all(id(p) in in_opt for p in l.model.projections.parameters())
 
@@ -160,7 +167,8 @@ def test_crd_has_to_know_which_image_is_which():
     for d in (torch_loaders(), folder_dls()):
         c = next(iter(d.train))[0].shape[1]
         ts = TeacherEnsemble([get_model('resnet8-w6', 10, c)])
-        with pytest.raises(EKDError, match='image_dls'): ekd_learner(d, SMALL, ts, n_branches=1, n_out=10, loss_func=CRDLoss())
+        with pytest.raises(EKDError, match='image_dls'):
+            ekd_learner(d, SMALL, ts, n_branches=1, n_out=10, loss_func=CRDLoss())
     with pytest.raises(EKDError, match='no MixUp'): fit(learner('crd', cbs=MixUp()), 1)
 
 
@@ -227,11 +235,13 @@ def test_separate_students_are_those_trained_alone():
     assert not list(pair.model.trunk.parameters())
     for i, l in enumerate(alone): assert torch.allclose(weights(pair.model.keep([i])), weights(l.model), atol=1e-5)
     x = batch(pair)[0]
-    with torch.no_grad(): assert torch.allclose(pair.model.eval()(x), torch.stack([l.model.eval()(x) for l in alone]).mean(0), atol=1e-4)
+    with torch.no_grad():
+        assert torch.allclose(pair.model.eval()(x), torch.stack([l.model.eval()(x) for l in alone]).mean(0), atol=1e-4)
 
 
 def test_one_wants_a_gate_and_trains_it():
-    with pytest.raises(EKDError, match="fusion: got 'mean', expected 'gate'"): ekd_learner(loaders(), SMALL, n_branches=2, loss_func=ONELoss())
+    with pytest.raises(EKDError, match="fusion: got 'mean', expected 'gate'"):
+        ekd_learner(loaders(), SMALL, n_branches=2, loss_func=ONELoss())
     l = learner('one')
     was = l.model.fusion.gate.weight.clone()
     fit(l, 1)
@@ -255,10 +265,17 @@ def test_crd_needs_other_classes():
     with pytest.raises(EKDError, match='one class'): learner('crd', image_dls(data(), rows, bs=10, device='cpu'))
 
 
-@pytest.mark.parametrize('wrong, says', [(dict(name='magic'), "got 'magic', expected one of fitnet, at"), (dict(name='sp', weight=-1), 'weight: got -1'), (dict(name='sp', wieght=1), 'wieght: SPLoss has no such setting'),
-                                         (dict(name='dkd', tau=0), 'tau: got 0'), (dict(name='dkd', alpha=-1), 'alpha: got -1'), (dict(name='dkd', teacher='best'), "teacher: got 'best'"),
-                                         (dict(name='dkd', teacher=True), 'teacher: got True'), (dict(name='one', teacher=0), 'ONELoss has no teacher'), (dict(name='separate', teacher=0), 'a teacher of its own'),
-                                         (dict(name='sp', reduction='batch'), "reduction: got 'batch'"), (dict(name='sp', kd_weight=-1), 'kd_weight: got -1')])
+@pytest.mark.parametrize('wrong, says', [(dict(name='magic'), "got 'magic', expected one of fitnet, at"),
+                                         (dict(name='sp', weight=-1), 'weight: got -1'),
+                                         (dict(name='sp', wieght=1), 'wieght: SPLoss has no such setting'),
+                                         (dict(name='dkd', tau=0), 'tau: got 0'),
+                                         (dict(name='dkd', alpha=-1), 'alpha: got -1'),
+                                         (dict(name='dkd', teacher='best'), "teacher: got 'best'"),
+                                         (dict(name='dkd', teacher=True), 'teacher: got True'),
+                                         (dict(name='one', teacher=0), 'ONELoss has no teacher'),
+                                         (dict(name='separate', teacher=0), 'a teacher of its own'),
+                                         (dict(name='sp', reduction='batch'), "reduction: got 'batch'"),
+                                         (dict(name='sp', kd_weight=-1), 'kd_weight: got -1')])
 def test_wrong_calls(wrong, says):
     with pytest.raises(EKDError, match=says): make_baseline(**wrong)
 
@@ -269,8 +286,10 @@ def test_wrong_students_and_teachers():
     with pytest.raises(EKDError, match='feature_grid=0'): ask(SPLoss(), teachers(0))
     if 'at' in NAMES:
         with pytest.raises(EKDError, match='got feature_grid=1'): ask(make_baseline('at'), teachers(1))
-    with pytest.raises(EKDError, match='teachers: got none'): ekd_learner(loaders(), SMALL, n_branches=1, loss_func=SPLoss())
-    with pytest.raises(EKDError, match='at least 2 for CLILRLoss'): ekd_learner(loaders(), SMALL, n_branches=1, loss_func=make_baseline('cl_ilr'))
+    with pytest.raises(EKDError, match='teachers: got none'):
+        ekd_learner(loaders(), SMALL, n_branches=1, loss_func=SPLoss())
+    with pytest.raises(EKDError, match='at least 2 for CLILRLoss'):
+        ekd_learner(loaders(), SMALL, n_branches=1, loss_func=make_baseline('cl_ilr'))
 
 
 def test_without_torchdistill_the_rest_works():
@@ -286,4 +305,5 @@ for name in BASELINES:
     lines = out.stdout.strip().splitlines()
     assert len(lines) == len(BASELINES), out.stderr
     refused = {l.split()[0] for l in lines if 'EKDError torchdistill' in l and 'ekd_nb[bench]' in l}
-    assert refused == {'at', 'rkd', 'crd', 'dist', 'lskd'} and all(' ' not in l for l in lines if l.split()[0] not in refused)
+    assert (refused == {'at', 'rkd', 'crd', 'dist', 'lskd'} and
+            all(' ' not in l for l in lines if l.split()[0] not in refused))

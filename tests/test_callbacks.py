@@ -89,7 +89,8 @@ def test_same_seed_same_bits():
 def test_non_finite_loss_names_epoch_and_batch(tmp_path, value):
     class Poison(Callback):
         def before_batch(self):
-            if self.training and (self.epoch, self.iter) == (1, 2): self.learn.model.branches[0].head.bias.data[0] = value
+            if self.training and (self.epoch, self.iter) == (1, 2):
+                self.learn.model.branches[0].head.bias.data[0] = value
     l = learner(cbs=[Poison(), Checkpoint(tmp_path)])
     with pytest.raises(NonFiniteLoss, match='epoch 1, batch 2'): fit(l, 3)
     good = l.checkpoint.files()
@@ -196,7 +197,8 @@ def test_second_fit_of_a_learner_trains(tmp_path):
 
 def test_other_network_or_data_in_the_folder(tmp_path):
     fit(learner(cbs=Checkpoint(tmp_path)))
-    with pytest.raises(EKDError, match=r'holds another network \(.+: .+, here .+\)'): fit(learner(arch='resnet8-w8', cbs=Checkpoint(tmp_path)))
+    with pytest.raises(EKDError, match=r'holds another network \(.+: .+, here .+\)'):
+        fit(learner(arch='resnet8-w8', cbs=Checkpoint(tmp_path)))
     with pytest.raises(EKDError, match='other data'): fit(learner(torch_loaders(), cbs=Checkpoint(tmp_path)))
 
 
@@ -286,7 +288,8 @@ def test_no_warning_where_the_student_learns_or_hints_are_small():
     class Right(torch.nn.Module):
         "An ensemble that knows the labels"
         def __init__(self, fusion): super().__init__(); self.fusion, self.y = fusion, None
-        def forward(self, z, h): return self.fusion(z, h) if self.training else torch.nn.functional.one_hot(self.y, 10).float()
+        def forward(self, z, h):
+            return self.fusion(z, h) if self.training else torch.nn.functional.one_hot(self.y, 10).float()
     l = learner(loss_func=EKDLoss(gamma=1e5))
     l.model.fusion = Right(l.model.fusion)
     class Tell(Callback):
@@ -301,7 +304,8 @@ def test_schedules_resume_exactly(tmp_path):
     from fastai.callback.schedule import SchedCos
     def run(folder, *cbs):
         torch.manual_seed(2); np.random.seed(2); random.seed(2)
-        l = learner(dls(bs=16), loss_func=EKDLoss(beta=lambda share: 1-share/2, gamma=SchedCos(2, 0)), cbs=Checkpoint(tmp_path/folder))
+        l = learner(dls(bs=16), loss_func=EKDLoss(beta=lambda share: 1-share/2, gamma=SchedCos(2, 0)),
+                    cbs=Checkpoint(tmp_path/folder))
         try: return fit(l, 3, cbs=list(cbs))
         except KeyboardInterrupt: return None
     whole = run('a')

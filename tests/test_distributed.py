@@ -13,7 +13,8 @@ TOOL = Path(__file__).resolve().parents[1]/'tools'/'two_processes.py'
 @pytest.fixture(scope='module')
 def seen(tmp_path_factory):
     out = tmp_path_factory.mktemp('distributed')/'out.json'
-    r = subprocess.run([sys.executable, '-W', 'ignore', TOOL, '--json', out, 'curves', 'resume', 'nan', 'from_files', 'fastais_own'], capture_output=True, text=True)
+    r = subprocess.run([sys.executable, '-W', 'ignore', TOOL, '--json', out, 'curves', 'resume', 'nan', 'from_files',
+                        'fastais_own'], capture_output=True, text=True)
     assert r.returncode == 0, r.stderr[-3000:]
     return json.loads(out.read_text())
 
@@ -50,23 +51,28 @@ def test_killed_and_resumed(seen):
 
 def test_one_set_of_files(seen):
     d = seen['resume']
-    assert d['files'] == d['files_whole'] == [['log.csv'], ['run/.lock'], ['run/fit0', 'epoch0002'], ['run/fit0', 'epoch0003'], ['run/memo.safetensors']]
-    assert [l.split(',')[0] for l in d['log']] == ['epoch', '0', '1', '2', '3'] == [l.split(',')[0] for l in d['log_again']]
+    assert d['files'] == d['files_whole'] == [['log.csv'], ['run/.lock'], ['run/fit0', 'epoch0002'],
+                                              ['run/fit0', 'epoch0003'], ['run/memo.safetensors']]
+    assert [l.split(',')[0] for l in d['log']] == ['epoch', '0', '1', '2',
+                                                   '3'] == [l.split(',')[0] for l in d['log_again']]
     assert [l.rsplit(',', 1)[0] for l in d['log']] == [l.rsplit(',', 1)[0] for l in d['log_again']]   # all but the time
     assert 'belongs to a run of 2 processes, this one has 1' in d['alone']
 
 
-def test_all_stop_at_a_nan(seen): assert all('not finite' in said for said in seen['nan']['said']) and len(seen['nan']['said']) == 2
+def test_all_stop_at_a_nan(seen):
+    assert all('not finite' in said for said in seen['nan']['said']) and len(seen['nan']['said']) == 2
 
 
 def test_images_from_files(seen):
     a, b = seen['from_files']['two']
-    assert a['weights'] == b['weights'] and a['record'] == b['record'] and a['targs'] == a['want'] and a['n'] == len(a['want'])
+    assert (a['weights'] == b['weights'] and a['record'] == b['record'] and a['targs'] == a['want'] and
+            a['n'] == len(a['want']))
 
 
 def test_our_loader_in_fastais(seen):
     a, b = seen['fastais_own']['two']
-    for x, y in zip(a['keys'], b['keys']): assert not {tuple(k) for k in x} & {tuple(k) for k in y} and len(x) == len(y) == 80
+    for x, y in zip(a['keys'], b['keys']):
+        assert not {tuple(k) for k in x} & {tuple(k) for k in y} and len(x) == len(y) == 80
     assert a['epoch'] == 2 and a['keys'][0] != a['keys'][1]
 
 

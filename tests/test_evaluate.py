@@ -25,26 +25,31 @@ def test_bins_against_a_loop_and_sklearn(seed, n_bins):
     for m in range(n_bins):
         inside = (conf>m/n_bins) & (conf<=(m+1)/n_bins)
         assert b['n'][m] == inside.sum()
-        if inside.any(): total += inside.sum().item()/len(y)*(((pred==y)[inside].double().mean()-conf[inside].mean()).abs()).item()
+        if inside.any():
+            total += inside.sum().item()/len(y)*(((pred==y)[inside].double().mean()-conf[inside].mean()).abs()).item()
     assert E.ece(z, y, n_bins) == pytest.approx(total, abs=1e-12) and sum(b['n']) == len(y)
     acc, mean_conf = calibration_curve((pred==y).int(), conf, n_bins=n_bins)
     full = [i for i in range(n_bins) if b['n'][i]]
-    assert [b['accuracy'][i] for i in full] == pytest.approx(list(acc)) and [b['confidence'][i] for i in full] == pytest.approx(list(mean_conf))
+    assert ([b['accuracy'][i] for i in full] == pytest.approx(list(acc)) and
+            [b['confidence'][i] for i in full] == pytest.approx(list(mean_conf)))
 
 def test_a_confidence_on_an_edge_belongs_to_the_bin_below():
     z = torch.tensor([[0.,0.], [0.,-99.]])   # confidences exactly 1/2 and 1
-    assert E.reliability_bins(z, torch.tensor([0,0]), 2)['n'] == [1,1] and E.reliability_bins(z, torch.tensor([0,0]), 4)['n'] == [0,1,0,1]
+    assert (E.reliability_bins(z, torch.tensor([0,0]), 2)['n'] == [1,1] and
+            E.reliability_bins(z, torch.tensor([0,0]), 4)['n'] == [0,1,0,1])
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 10**6), st.integers(2,6))
 def test_identities(seed, n):
     z, y = made_up(seed, branches=n)
     d, r = E.disagreement(z), E.error_correlation(z, y)
-    assert torch.equal(d, d.T) and (d.diag()==0).all() and torch.allclose(r, r.T) and torch.allclose(r.diag(), torch.ones(n))
+    assert (torch.equal(d, d.T) and (d.diag()==0).all() and torch.allclose(r, r.T) and
+            torch.allclose(r.diag(), torch.ones(n)))
     assert E.nll(z.mean(0), y) == pytest.approx(sum(E.nll(b, y) for b in z)/n - E.diversity(z), abs=1e-5)
     order = torch.randperm(n)
     assert torch.equal(E.disagreement(z[order]), d[order][:,order])
-    assert E.diversity(z+torch.randn(n, z.shape[1], 1)) == pytest.approx(E.diversity(z), abs=1e-4) and E.diversity(z[:1].repeat(n,1,1)) == pytest.approx(0, abs=1e-6)
+    assert (E.diversity(z+torch.randn(n, z.shape[1], 1)) == pytest.approx(E.diversity(z), abs=1e-4) and
+            E.diversity(z[:1].repeat(n,1,1)) == pytest.approx(0, abs=1e-6))
 
 def test_large_logits_and_half_precision():
     z, y = made_up(0); z = z[0]
@@ -74,7 +79,8 @@ def test_curve_of_branches(seed, n):
     z, y = made_up(seed, branches=n)
     c = E.branch_curve(z, y)
     assert c['first'] == [E.accuracy_score(z[:k].mean(0), y) for k in range(1, n+1)]
-    assert all(lo <= m+1e-12 and m <= hi+1e-12 and lo <= f <= hi for lo,m,hi,f in zip(c['min'], c['mean'], c['max'], c['first']))
+    assert (all(lo <= m+1e-12 and m <= hi+1e-12 and
+            lo <= f <= hi for lo,m,hi,f in zip(c['min'], c['mean'], c['max'], c['first'])))
     assert len({c[k][-1] for k in c}) == 1 and c['mean'][0] == pytest.approx(sum(E.accuracy_score(b, y) for b in z)/n)
     order = torch.randperm(n)
     again = E.branch_curve(z[order], y)
@@ -82,7 +88,8 @@ def test_curve_of_branches(seed, n):
 
 def student(n=3, fusion='mean'):
     torch.manual_seed(0)
-    return branched_student('resnet8-w4', n_branches=n, n_out=5, split='heads' if n>1 else None, in_channels=1, fusion=fusion)
+    return branched_student('resnet8-w4', n_branches=n, n_out=5, split='heads' if n>1 else None, in_channels=1,
+                            fusion=fusion)
 
 def batches(n=23, size=8): 
     g = torch.Generator().manual_seed(1)
@@ -107,7 +114,8 @@ def test_a_real_student(fusion):
 
 def test_one_branch_is_no_pair():
     r = E.evaluate_student(student(1), batches())
-    assert r['branch_accuracy'] == [r['test_accuracy']] and r['disagreement'] is r['diversity'] is r['error_correlation'] is None
+    assert (r['branch_accuracy'] == [r['test_accuracy']] and
+            r['disagreement'] is r['diversity'] is r['error_correlation'] is None)
 
 @pytest.mark.parametrize('grouped', [False, True])
 def test_similarity_to_teachers(grouped):
@@ -120,7 +128,8 @@ def test_similarity_to_teachers(grouped):
     with torch.no_grad(): f = [b(m.trunk(x))[1].mean((2,3)) for b in m.branches]
     assert s.shape == (3,2) and [E.linear_cka(o, x) for o in f] == pytest.approx(s[:,1].tolist(), abs=1e-5)
     assert E.teacher_similarity(m, m, dl).diag().tolist() == pytest.approx([1]*3, abs=1e-5)
-    assert [o.shape[1] for o in E.pooled_features(E.MeanEnsemble([m.keep([i]) for i in range(3)]), x)] == [f[0].shape[1]]*3
+    assert [o.shape[1] for o in E.pooled_features(E.MeanEnsemble([m.keep([i]) for i in range(3)]),
+                                                  x)] == [f[0].shape[1]]*3
 
 def test_a_dead_branch_resembles_no_teacher():
     m = student()
@@ -134,7 +143,8 @@ def test_networks_as_one():
     m, dl = student(), batches()
     apart = E.MeanEnsemble([m.keep([i]) for i in range(3)])
     a, b = E.evaluate_student(m, dl), E.evaluate_student(apart, dl)
-    assert a['branch_curve'] == b['branch_curve'] and a['nll'] == pytest.approx(b['nll'], abs=1e-5) and a['error_correlation_matrix'] == b['error_correlation_matrix']
+    assert (a['branch_curve'] == b['branch_curve'] and a['nll'] == pytest.approx(b['nll'], abs=1e-5) and
+            a['error_correlation_matrix'] == b['error_correlation_matrix'])
 
 def test_costs_of_kept_branches():
     c = E.branch_costs(student(), (1,8,8))
@@ -149,7 +159,8 @@ def test_batch_size_does_not_matter():
 def test_latencies_leave_the_mode_and_come_in_order():
     m = student().train()
     r = E.latency(m, torch.randn(2,1,8,8), repeats=3, warmup=1)
-    assert m.training and 0 < r['low_s'] <= r['median_s'] <= r['high_s'] and r['images_per_s'] == pytest.approx(2/r['median_s']) and json.dumps(r)
+    assert (m.training and 0 < r['low_s'] <= r['median_s'] <= r['high_s'] and
+            r['images_per_s'] == pytest.approx(2/r['median_s']) and json.dumps(r))
 
 @pytest.mark.parametrize('bad, says', [
     (lambda: E.nll(torch.full((3,2), float('nan')), torch.zeros(3).long()), 'logits holds 6 NaN'),
@@ -157,16 +168,20 @@ def test_latencies_leave_the_mode_and_come_in_order():
     (lambda: E.accuracy_score(torch.zeros(3,2), torch.zeros(4)), r'y has shape \[4\]'),
     (lambda: E.nll(torch.zeros(0,2), torch.zeros(0)), 'y holds no labels'),
     (lambda: E.disagreement(torch.zeros(3,2)), r'branch_logits has shape \[3, 2\]'),
-    (lambda: E.linear_cka(torch.zeros(3,2), torch.zeros(4,2)), '4 images'), (lambda: E.linear_cka(torch.zeros(3,2), torch.zeros(3,2)), 'the same for every image'),
+    (lambda: E.linear_cka(torch.zeros(3,2), torch.zeros(4,2)), '4 images'),
+    (lambda: E.linear_cka(torch.zeros(3,2), torch.zeros(3,2)), 'the same for every image'),
     (lambda: E.linear_cka(torch.full((3,2), float('nan')), torch.zeros(3,2)), 'a holds 6 NaN'),
-    (lambda: E.branch_curve(torch.zeros(11,3,2), torch.zeros(3).long()), '11 branches'), (lambda: E.MeanEnsemble([]), 'no network'),
+    (lambda: E.branch_curve(torch.zeros(11,3,2), torch.zeros(3).long()), '11 branches'),
+    (lambda: E.MeanEnsemble([]), 'no network'),
     (lambda: E.pooled_features(nn.Conv2d(1,1,1), torch.zeros(1,1,2,2)), 'no feature layer'),
     (lambda: E.teacher_similarity(student(), student(), batches(), n_images=1), 'n_images=1'),
-    (lambda: E.latency(nn.Identity(), torch.zeros(1), repeats=0), 'repeats=0'), (lambda: E.evaluate_student(nn.Identity(), []), 'dl gave no batch')])
+    (lambda: E.latency(nn.Identity(), torch.zeros(1), repeats=0), 'repeats=0'),
+    (lambda: E.evaluate_student(nn.Identity(), []), 'dl gave no batch')])
 def test_refusals(bad, says):
     with pytest.raises(EKDError, match=says): bad()
 
-def pictures(n=6, channels=3, size=(9,12)): return np.random.default_rng(0).integers(0, 256, (n,*size,channels), dtype=np.uint8)
+def pictures(n=6, channels=3, size=(9,12)):
+    return np.random.default_rng(0).integers(0, 256, (n,*size,channels), dtype=np.uint8)
 
 @pytest.mark.parametrize('name', list(C.CORRUPTIONS))
 @pytest.mark.parametrize('channels', [1,3])
@@ -174,15 +189,18 @@ def test_corruptions_of_any_size_are_seeded_and_leave_the_images_alone(name, cha
     x = pictures(channels=channels)
     was = x.copy()
     out = C.corrupt(x, name, 4)
-    assert out.dtype == torch.uint8 and tuple(out.shape) == x.shape and (x==was).all() and not torch.equal(out, torch.tensor(x))
+    assert (out.dtype == torch.uint8 and tuple(out.shape) == x.shape and (x==was).all() and
+            not torch.equal(out, torch.tensor(x)))
     assert torch.equal(C.corrupt(torch.tensor(x), name, 4), out) and torch.equal(C.corrupt(x[:2], name, 4), out[:2])
-    assert torch.equal(C.corrupt(x, name, 4, seed=1), out) == (name not in ('gaussian_noise', 'shot_noise', 'impulse_noise'))
+    assert torch.equal(C.corrupt(x, name, 4, seed=1),
+                       out) == (name not in ('gaussian_noise', 'shot_noise', 'impulse_noise'))
 
 class Reddest(nn.Module):
     def forward(self, x): return torch.stack((x[:,0].mean((1,2)), -x[:,0].mean((1,2))), 1)
 
 def test_accuracy_under_corruptions():
-    data = ImageArrays.from_arrays('made up', pictures(8), np.arange(8)%2, pictures(40, size=(9,12)), np.arange(40)%2, ['a','b'])
+    data = ImageArrays.from_arrays('made up', pictures(8), np.arange(8)%2, pictures(40, size=(9,12)), np.arange(40)%2,
+                                   ['a','b'])
     r = C.corruption_accuracy(Reddest(), data, ['jpeg', 'shot_noise'], (1,5), n_images=30, bs=7)
     assert list(r) == ['clean', 'jpeg', 'shot_noise'] and [len(v) for v in r.values()] == [1,2,2] and json.dumps(r)
     assert r == C.corruption_accuracy(Reddest(), data, ['jpeg', 'shot_noise'], (1,5), n_images=30, bs=50)
@@ -192,7 +210,8 @@ def test_accuracy_under_corruptions():
     assert held == {'clean': [E.accuracy_score(Reddest()(norm.permute(0,3,1,2)), torch.tensor(data.y_train[[1,3,5]]))]}
 
 @pytest.mark.parametrize('bad, says', [
-    (lambda: C.corrupt(pictures()/255, 'jpeg', 1), 'x is float64'), (lambda: C.corrupt(pictures()[0], 'jpeg', 1), r'uint8 \[9, 12, 3\]'),
+    (lambda: C.corrupt(pictures()/255, 'jpeg', 1), 'x is float64'),
+    (lambda: C.corrupt(pictures()[0], 'jpeg', 1), r'uint8 \[9, 12, 3\]'),
     (lambda: C.corrupt(pictures(), 'rain', 1), "name='rain'"), (lambda: C.corrupt(pictures(), 'jpeg', 6), 'severity=6'),
     (lambda: C.corruption_accuracy(Reddest(), None, n_images=0), 'n_images=0')])
 def test_refused_corruptions(bad, says):
@@ -222,7 +241,8 @@ def test_a_perfect_score_of_errors():
     assert U.auroc(perfect, wrong)==1 and U.auroc(1-perfect, wrong)==0
     curve = U.risk_coverage(perfect, wrong, n=10)
     right = 1-wrong.double().mean().item()
-    assert all(r==0 for c,r in zip(curve['coverage'], curve['risk']) if c<=right) and curve['risk'][-1]==pytest.approx(1-right)
+    assert (all(r==0 for c,r in zip(curve['coverage'], curve['risk']) if c<=right) and
+            curve['risk'][-1]==pytest.approx(1-right))
 
 def test_a_record_of_uncertainty_is_json():
     z,y = made_up(5)

@@ -13,7 +13,8 @@ from ekd_nb.study.summary import figure_name
 
 def command(*args, **env):
     "`ekd_reproduce` as a process: (status, standard output, standard error)"
-    r = subprocess.run([sys.executable, '-W', 'ignore', '-c', 'import sys; from ekd_nb.study.reproduce import main; sys.exit(main())', *map(str, args)],
+    r = subprocess.run([sys.executable, '-W', 'ignore', '-c',
+                        'import sys; from ekd_nb.study.reproduce import main; sys.exit(main())', *map(str, args)],
                        capture_output=True, text=True, env={**os.environ, **env})
     return r.returncode, r.stdout, r.stderr
 
@@ -51,7 +52,8 @@ def test_a_wrong_call_as_a_process(tmp_path):
     assert 'Traceback' in command('--data', 'mnist', '--out', tmp_path, '--debug')[2]
 
 def test_cifar_that_is_not_there(tmp_path):
-    status,_,err = command('--data', 'cifar10', '--data-path', tmp_path, '--out', tmp_path/'o', EKD_CACHE=str(tmp_path/'c'))
+    status,_,err = command('--data', 'cifar10', '--data-path', tmp_path, '--out', tmp_path/'o',
+                           EKD_CACHE=str(tmp_path/'c'))
     assert status==2 and 'cifar10.npz' in err and 'Traceback' not in err
 
 def test_a_failed_run_leaves_a_record_and_the_others_go_on(tmp_path, monkeypatch):
@@ -90,8 +92,10 @@ def test_the_version(capsys):
     assert e.value.code==0 and re.fullmatch(r'ekd_nb \d+\.\d+\S*\n', capsys.readouterr().out)
 
 def test_each_setting_has_a_picture_of_its_own():
-    r = dict(data='digits', preset='quick', method='ekd', teacher_data='same', fraction=1., evaluated_on='test', variant='')
-    others = dict(teacher_data='full', preset='demo', fraction=.5, evaluated_on='valid', variant='lam=.2', data='cifar10')
+    r = dict(data='digits', preset='quick', method='ekd', teacher_data='same', fraction=1., evaluated_on='test',
+             variant='')
+    others = dict(teacher_data='full', preset='demo', fraction=.5, evaluated_on='valid', variant='lam=.2',
+                  data='cifar10')
     assert len({figure_name([r | {k: v}]) for k,v in others.items()} | {figure_name([r])})==len(others)+1
 
 def test_runs_in_other_processes_say_how_far_they_are(tmp_path):
@@ -120,7 +124,8 @@ def test_held_out_images_are_in_no_training_set(data):
 
 @pytest.mark.skipif(not os.environ.get('EKD_DATA'), reason='genuine CIFAR-10 wanted: EKD_DATA is not set')
 def test_the_whole_path_on_genuine_cifar10(tmp_path):
-    status,out,err = command('--data', 'cifar10', '--preset', 'quick', '--methods', 'plain,ekd', '--seeds', '0', '--out', tmp_path)
+    status,out,err = command('--data', 'cifar10', '--preset', 'quick', '--methods', 'plain,ekd', '--seeds', '0',
+                             '--out', tmp_path)
     assert status==0, err
     assert 'roughly' in out.split('\n')[3] and '| EKD |' in out and 'A smoke test, not a result' in out
     r = {r['method']: r for r in load_records(tmp_path/'runs')}

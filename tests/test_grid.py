@@ -12,7 +12,8 @@ JOBS = [make_job(TINY, m, s) for s in (0,1) for m in ('plain','ekd')]
 
 
 def where(folder): return GridConfig(folder/'out', folder/'work', threads=1)
-def results(folder): return {(r['method'], r['seed']): (r['test_accuracy'], r['nll']) for r in load_records(folder/'out'/'runs')}
+def results(folder):
+    return {(r['method'], r['seed']): (r['test_accuracy'], r['nll']) for r in load_records(folder/'out'/'runs')}
 
 
 @pytest.fixture(scope='module')
@@ -22,7 +23,8 @@ def alone(tmp_path_factory):
     return results(folder)
 
 
-@pytest.mark.parametrize('backend', ['loky', pytest.param('dask', marks=pytest.mark.skipif(not find_spec('distributed'), reason="Dask is not installed: pip install '.[cluster]'"))])
+@pytest.mark.parametrize('backend', ['loky', pytest.param('dask',
+                                                          marks=pytest.mark.skipif(not find_spec('distributed'), reason="Dask is not installed: pip install '.[cluster]'"))])
 def test_two_workers_find_what_one_does(alone, backend, tmp_path):
     made,failed = run_grid(JOBS, where(tmp_path), 2, backend)
     assert failed==[] and len(made)==4
@@ -41,7 +43,8 @@ def test_only_what_is_missing_is_run(tmp_path):
 
 
 def test_nothing_starts_when_one_job_cannot(tmp_path):
-    with pytest.raises(EKDError, match='leaves no image of class'): run_grid([*JOBS, make_job(TINY, 'plain', fraction=.01)], where(tmp_path))
+    with pytest.raises(EKDError, match='leaves no image of class'):
+        run_grid([*JOBS, make_job(TINY, 'plain', fraction=.01)], where(tmp_path))
     with pytest.raises(EKDError, match="method: got 'magic'"): make_job(TINY, 'magic')
     assert not (tmp_path/'out').exists()
 

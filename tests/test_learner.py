@@ -20,7 +20,8 @@ warnings.filterwarnings('ignore')
 def test_signature_knows_the_learner_s_arguments():
     mine, theirs = inspect.signature(ekd_learner).parameters, inspect.signature(Learner.__init__).parameters
     assert list(mine)[:3] == ['dls', 'arch', 'teachers']
-    assert {'opt_func', 'lr', 'wd', 'path', 'moms'} <= set(mine) and set(theirs)-{'self', 'model', 'kwargs'} <= set(mine)
+    assert ({'opt_func', 'lr', 'wd', 'path', 'moms'} <= set(mine) and
+            set(theirs)-{'self', 'model', 'kwargs'} <= set(mine))
     assert mine['n_branches'].kind is inspect.Parameter.KEYWORD_ONLY
 
 
@@ -42,7 +43,8 @@ def test_validation_loss_is_plain_cross_entropy_of_the_ensemble():
 def test_a_column_for_every_part():
     l = trained()
     names = list(l.recorder.metric_names)
-    assert names == ['epoch', 'train_loss', 'valid_loss', 'accuracy', 'ce_ens', 'ce_branch', 'kd_ens', 'kd_branch', 'hint', 'gamma', 'branch_0', 'branch_1', 'time']
+    assert names == ['epoch', 'train_loss', 'valid_loss', 'accuracy', 'ce_ens', 'ce_branch', 'kd_ens', 'kd_branch',
+                     'hint', 'gamma', 'branch_0', 'branch_1', 'time']
 
 
 def test_columns_are_the_loss():
@@ -64,7 +66,8 @@ def test_memo_false_and_true_see_the_same_teachers():
 
 def test_learning_happens():
     torch.manual_seed(0)
-    l = ekd_learner(image_dls(data(), stratified_subset(data().y_train, fraction=.5), bs=32), 'resnet8', [Net()], n_branches=2, loss_func=EKDLoss(1., 0., 0.))
+    l = ekd_learner(image_dls(data(), stratified_subset(data().y_train, fraction=.5), bs=32), 'resnet8', [Net()],
+                    n_branches=2, loss_func=EKDLoss(1., 0., 0.))
     with l.no_bar(), l.no_logging(): l.fit_one_cycle(3, 1e-2)
     assert l.recorder.values[-1][2] > .8
 
@@ -85,7 +88,8 @@ def test_exported_student(tmp_path):
 def test_own_callbacks_are_not_doubled():
     from ekd_nb.callbacks import LossTermRecorder, StopOnNonFinite
     l = learner(cbs=[StopOnNonFinite(every=7), LossTermRecorder])
-    assert len(l._grab_cbs(StopOnNonFinite)) == len(l._grab_cbs(LossTermRecorder)) == 1 and l.stop_on_non_finite.every == 7
+    assert (len(l._grab_cbs(StopOnNonFinite)) == len(l._grab_cbs(LossTermRecorder)) == 1 and
+            l.stop_on_non_finite.every == 7)
 
 
 def test_rehearsal_leaves_no_trace():
@@ -94,7 +98,8 @@ def test_rehearsal_leaves_no_trace():
     s = branched_student(SMALL, 2, 10, in_channels=1)
     before, rng = {k: v.clone() for k, v in s.state_dict().items()}, torch.get_rng_state()
     l = learner(arch=s, loss_func=EKDLoss(gamma=0.))   # hints would add projections
-    assert all(torch.equal(v, before[k]) for k, v in s.state_dict().items()) and s.training and all(m.training for m in s.modules())
+    assert (all(torch.equal(v, before[k]) for k, v in s.state_dict().items()) and s.training and
+            all(m.training for m in s.modules()))
 
 
 def test_teacher_learner_refuses_a_network_of_other_classes():
@@ -171,7 +176,8 @@ def mean_loss_and_parts(l):
     from fastai.callback.core import Callback
     class Total(Callback):
         order, run_valid, sum, n = 20, False, 0., 0
-        def after_loss(self): self.sum, self.n = self.sum+float(self.learn.loss.detach())*len(self.xb[0]), self.n+len(self.xb[0])
+        def after_loss(self):
+            self.sum, self.n = self.sum+float(self.learn.loss.detach())*len(self.xb[0]), self.n+len(self.xb[0])
     fit(l, cbs=(t := Total()))
     row = dict(zip(l.recorder.metric_names[1:], l.recorder.values[-1]))
     return t.sum/t.n, sum(row[k] for k in l.loss_func.term_names)
@@ -186,7 +192,8 @@ def test_parts_are_mixed_like_the_loss(name, labels_only):
     assert abs(total-parts) < 1e-4
 
 
-@pytest.mark.parametrize('kw', [dict(label_smoothing=.3), dict(weight=torch.arange(1., 11.)), dict(label_smoothing=.1, weight=[2.]+[1.]*9)])
+@pytest.mark.parametrize('kw', [dict(label_smoothing=.3), dict(weight=torch.arange(1., 11.)),
+                                dict(label_smoothing=.1, weight=[2.]+[1.]*9)])
 def test_validation_loss_has_no_smoothing_and_no_weights(kw):
     l = fit(learner(loss_func=EKDLoss(1., 0., 0., **kw)), 2)
     z, y = l.get_preds(act=lambda z: z)
@@ -209,7 +216,8 @@ def test_class_weights_are_those_of_pytorch():
 
 def test_schedules_of_every_number_are_shown():
     from fastai.callback.schedule import SchedCos, SchedLin
-    loss = EKDLoss(alpha=SchedLin(.1, .2), beta=lambda share: 1-share, gamma=SchedCos(6, 0), tau=SchedLin(4, 2), lam=SchedLin(1, 0))
+    loss = EKDLoss(alpha=SchedLin(.1, .2), beta=lambda share: 1-share, gamma=SchedCos(6, 0), tau=SchedLin(4, 2),
+                   lam=SchedLin(1, 0))
     l = fit(learner(dls(n=8, bs=16), loss_func=loss), 2)   # 5 batches an epoch
     row = dict(zip(l.recorder.metric_names[1:], l.recorder.values[-1]))
     share = .9   # of the training before the last batch
@@ -278,5 +286,6 @@ def test_the_default_goes_on_without_hints_where_teachers_have_no_features():
     teacher = TeacherEnsemble(teachers(), feature_grid=0)
     with pytest.warns(UserWarning, match='goes on without hints'): l = learner(ts=teacher, loss_func=EKDLoss())
     assert l.loss_func.gamma == 0 and l.model.projections is None
-    with pytest.raises(EKDError, match='feature_grid=0 gives no features'): learner(ts=teacher, loss_func=EKDLoss(gamma=1.))
+    with pytest.raises(EKDError, match='feature_grid=0 gives no features'):
+        learner(ts=teacher, loss_func=EKDLoss(gamma=1.))
     assert learner(loss_func=EKDLoss()).loss_func.gamma == 10

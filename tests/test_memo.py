@@ -90,7 +90,8 @@ def test_full_disk_keeps_the_older_file(tmp_path, teachers, monkeypatch):
     ask(memo, range(10))
     path = save_memo(memo, tmp_path/'m.safetensors')
     ask(memo, range(20))
-    monkeypatch.setattr('ekd_nb.memo.save_file', lambda *a, **k: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
+    monkeypatch.setattr('ekd_nb.memo.save_file',
+                        lambda *a, **k: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
     with pytest.raises(EKDError, match='No space left'): save_memo(memo, path)
     assert load_memo(memo_of(teachers), path).n_filled.sum() == 10
     assert [p.name for p in tmp_path.iterdir()] == ['m.safetensors']
@@ -100,7 +101,8 @@ def test_file_larger_than_the_budget(tmp_path, teachers):
     memo = memo_of(teachers)
     ask(memo, range(10))
     path = save_memo(memo, tmp_path/'m.safetensors')
-    with pytest.raises(EKDError, match='may be taken; without it teachers run live'): load_memo(memo_of(teachers, budget=100), path)
+    with pytest.raises(EKDError, match='may be taken; without it teachers run live'):
+        load_memo(memo_of(teachers, budget=100), path)
 
 
 def test_every_cut_is_refused(tmp_path, teachers):
@@ -116,10 +118,12 @@ def test_every_cut_is_refused(tmp_path, teachers):
 
 
 def test_teachers_that_look_at_the_batch_are_refused(teachers):
-    unsteady = TeacherEnsemble([nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64, track_running_stats=False), nn.Linear(64, 10)), net()], feature_grid=0)
+    unsteady = TeacherEnsemble([nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64, track_running_stats=False),
+                                              nn.Linear(64, 10)), net()], feature_grid=0)
     with pytest.raises(EKDError, match='teacher 0 .* depend on the rest of the batch'): ask(memo_of(unsteady), range(8))
     x = torch.randn(8, 1, 8, 8)
-    with pytest.raises(EKDError, match='depend on the rest of the batch'): memo_of(unsteady).check_compatible(unsteady, [0], VIEWS, x=x)
+    with pytest.raises(EKDError, match='depend on the rest of the batch'):
+        memo_of(unsteady).check_compatible(unsteady, [0], VIEWS, x=x)
     memo_of(teachers).check_compatible(teachers, [0], VIEWS, x=x)
 
 
@@ -128,7 +132,8 @@ class Noisy(nn.Module):
 
 
 def test_teachers_that_draw_random_numbers_are_refused():
-    with pytest.raises(EKDError, match='from call to call'): ask(memo_of(TeacherEnsemble([Noisy()], feature_grid=0)), range(8))
+    with pytest.raises(EKDError, match='from call to call'):
+        ask(memo_of(TeacherEnsemble([Noisy()], feature_grid=0)), range(8))
 
 
 @pytest.mark.parametrize('kind', ['bfloat16', 'quantised'])
@@ -148,7 +153,8 @@ def test_checkpoints_of_a_run_with_bf16_teachers(tmp_path):
     from ekd_nb.learner import ekd_learner
     from ekd_nb.models import get_model
     from ekd_nb.speed import optimize_teachers
-    l = ekd_learner(dls(n_views=1), SMALL, optimize_teachers([get_model(SMALL, 10, 1)], 'bfloat16'), memo=True, cbs=Checkpoint(tmp_path))
+    l = ekd_learner(dls(n_views=1), SMALL, optimize_teachers([get_model(SMALL, 10, 1)], 'bfloat16'), memo=True,
+                    cbs=Checkpoint(tmp_path))
     with l.no_bar(), l.no_logging(): l.fit(2, 1e-3)
     assert (tmp_path/'memo.safetensors').is_file() and l.distill.memo.hits == 40
 

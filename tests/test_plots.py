@@ -7,8 +7,10 @@ from ekd_nb.study.records import example_records
 from ekd_nb.core import EKDError
 
 def record(method='ekd', seed=0, **kw):
-    return {**dict(data='digits', preset='quick', method=method, seed=seed, fraction=1., params=1000, flops=10_000, test_accuracy=.9-.01*seed,
-        branch_accuracy=[.8,.82,.84], curves=dict(accuracy=[.1,.5,.9], train_loss=[2.,1.,.5]), disagreement_matrix=[[0,.1,.2],[.1,0,.3],[.2,.3,0]],
+    return {**dict(data='digits', preset='quick', method=method, seed=seed, fraction=1., params=1000, flops=10_000,
+                   test_accuracy=.9-.01*seed,
+        branch_accuracy=[.8,.82,.84], curves=dict(accuracy=[.1,.5,.9], train_loss=[2.,1.,.5]),
+        disagreement_matrix=[[0,.1,.2],[.1,0,.3],[.2,.3,0]],
         reliability=dict(n=[1,3], confidence=[.4,.9], accuracy=[.5,.8]), wall_s=3.), **kw}
 
 ALL = [P.training_curves, P.branch_bars, P.method_bars, P.disagreement_matrix, P.reliability_diagram]
@@ -65,13 +67,15 @@ def test_one_seed_has_no_spread():
 def test_gain_of_the_ensemble(): assert '+8.0\n90.0' in words(P.branch_bars([record()]))
 
 def test_methods_keep_order_and_unknown_ones_come_last_with_a_stable_colour():
-    assert list(P.by_method([record('zzz'), record('ekd'), record('aaa'), record('plain')])) == ['plain', 'ekd', 'aaa', 'zzz']
+    assert list(P.by_method([record('zzz'), record('ekd'), record('aaa'),
+                             record('plain')])) == ['plain', 'ekd', 'aaa', 'zzz']
     assert P.method_color('aaa') == P.method_color('aaa') not in P.METHOD_COLORS.values()
 
 def test_disagreement_is_the_mean_over_records_and_of_one_size():
     other = record(disagreement_matrix=[[0,.3,.2],[.3,0,.3],[.2,.3,0]])
     assert '20.0' in words(P.disagreement_matrix([record(), other]))
-    with pytest.raises(EKDError, match='expected one number of branches'): P.disagreement_matrix([record(), record(disagreement_matrix=[[0,1],[1,0]])])
+    with pytest.raises(EKDError, match='expected one number of branches'):
+        P.disagreement_matrix([record(), record(disagreement_matrix=[[0,1],[1,0]])])
 
 def test_curves_of_different_length_end_with_the_shortest():
     ax = P.training_curves([record(), record(seed=1, curves=dict(accuracy=[.2,.6]))])
@@ -81,7 +85,8 @@ def test_curves_of_different_length_end_with_the_shortest():
 def test_architecture_has_every_part(n):
     ax = diagrams.architecture(n, [f'T{i}' for i in range(n)])
     said = [t.get_text() for t in ax.texts]
-    assert said.count('KL') == said.count('CE') == n+1 and said.count('hint') == n and all(f'T{i}' in said for i in range(n))
+    assert (said.count('KL') == said.count('CE') == n+1 and said.count('hint') == n and
+            all(f'T{i}' in said for i in range(n)))
 
 @pytest.mark.parametrize('draw', [diagrams.architecture, diagrams.overview_diagram])
 def test_diagrams_refuse(draw):
@@ -91,18 +96,21 @@ def test_diagrams_refuse(draw):
 @pytest.mark.parametrize('n', [1,3,6])
 def test_the_idea_shows_who_teaches_whom(n):
     said = [t.get_text() for t in diagrams.overview_diagram(n).texts]
-    assert all(f'teacher {i}' in said and f'branch {i}' in said for i in range(1, n+1)) and {'labels', 'mean', 'prediction', 'trunk, shared'} <= set(said)
+    assert (all(f'teacher {i}' in said and f'branch {i}' in said for i in range(1, n+1)) and
+            {'labels', 'mean', 'prediction', 'trunk, shared'} <= set(said))
 
 def test_relatives_share_a_colour_and_differ_in_their_mark():
     for m,kin in style.METHOD_FAMILY.items():
-        assert style.method_color(m) == style.method_color(kin) and style.plot_kwargs(m) != style.plot_kwargs(kin) and style.label(m) != style.label(kin)
+        assert (style.method_color(m) == style.method_color(kin) and style.plot_kwargs(m) != style.plot_kwargs(kin) and
+                style.label(m) != style.label(kin))
 
 def test_students_without_branches_have_no_bars_of_branches():
     ax = P.branch_bars([record('plain', branch_accuracy=[.8]), record()])
     assert len(ax.patches) == 4 and 'plain' not in words(ax)
 
 def test_at_a_glance_shows_six_students_and_says_what_is_missing():
-    rs = example_records({'plain': .5, 'kd_wide': .55, 'rkd': .56, 'ekd': .6, 'ekd_light': .62, 'teachers': .7}, seeds=3)
+    rs = example_records({'plain': .5, 'kd_wide': .55, 'rkd': .56, 'ekd': .6, 'ekd_light': .62, 'teachers': .7},
+                         seeds=3)
     axs = figures.at_a_glance({'one': rs, 'empty': []})
     said = words(axs[0])
     assert 'RKD' in said and said.count('not measured')==1 and words(axs[1]).count('not measured')==6

@@ -15,7 +15,8 @@ def render(md, keys=('hinton2015kd',)):
     "HTML of a page of one cell, number 3, and the complaints about it"
     said = []
     doc = json.loads(build.pandoc(['-f', build.READS, '-t', 'json'], f'<!--cell 3-->\n\n{md}')[0])
-    doc = Refs(set(keys), lambda cell, text: said.append((cell, text)), lambda target, cell: target.replace('.ipynb', '.html'))(doc)
+    doc = Refs(set(keys), lambda cell, text: said.append((cell, text)),
+               lambda target, cell: target.replace('.ipynb', '.html'))(doc)
     return build.pandoc(['-f', 'json', '-t', 'html5', '--mathml'], json.dumps(doc))[0], said
 
 
@@ -23,13 +24,16 @@ def test_references_are_numbered_in_reading_order():
     html, said = render('See @fig-b, @tbl-t and @eq-e.\n\n![one](a.png){#fig-a}\n\n![two](b.png){#fig-b}\n\n'
                         '| a |\n|---|\n| 1 |\n\n: rows {#tbl-t}\n\n$$x=1$$ {#eq-e}')
     assert not said
-    for link in ('<a href="#fig-b" class="ref">Figure 2</a>', '<a href="#tbl-t" class="ref">Table 1</a>', '<a href="#eq-e" class="ref">Equation 1</a>'):
+    for link in ('<a href="#fig-b" class="ref">Figure 2</a>', '<a href="#tbl-t" class="ref">Table 1</a>',
+                 '<a href="#eq-e" class="ref">Equation 1</a>'):
         assert link in html.replace('\n', ' ')
-    for shown in ('id="fig-b"', 'Figure 2: two', 'id="tbl-t"', 'Table 1: rows', 'id="eq-e"', '(1)', '<math'): assert shown in html.replace('\n', ' ')
+    for shown in ('id="fig-b"', 'Figure 2: two', 'id="tbl-t"', 'Table 1: rows', 'id="eq-e"', '(1)', '<math'):
+        assert shown in html.replace('\n', ' ')
     assert '{#' not in html
 
 
-@pytest.mark.parametrize('md, says', [('As @fig-none shows', 'cross-reference @fig-none'), ('By @nobody1999', 'citation @nobody1999'),
+@pytest.mark.parametrize('md, says', [('As @fig-none shows', 'cross-reference @fig-none'),
+                                      ('By @nobody1999', 'citation @nobody1999'),
                                       ('![a](a.png){#fig-a}\n\n![b](b.png){#fig-a}', 'twice')])
 def test_what_leads_nowhere_is_named_with_its_cell(md, says):
     (cell, text), = render(md)[1]
@@ -37,24 +41,32 @@ def test_what_leads_nowhere_is_named_with_its_cell(md, says):
 
 
 def test_callouts_and_links():
-    html, said = render('::: {.callout-warning title="Mind"}\nThe [gap](x.ipynb#a).\n:::\n\n::: {.callout-note collapse="true"}\n## More\nText\n:::')
+    html, said = render('::: {.callout-warning title="Mind"}\nThe [gap](x.ipynb#a).\n:::\n\n::: {.callout-note '
+                        'collapse="true"}\n## More\nText\n:::')
     assert not said and ':::' not in html
-    assert '<div class="callout callout-warning"><p class="callout-title">Mind</p>' in html and 'href="x.html#a"' in html
+    assert ('<div class="callout callout-warning"><p class="callout-title">Mind</p>' in html and
+            'href="x.html#a"' in html)
     assert '<details class="callout callout-note"><summary class="callout-title">More</summary>' in html
 
 
 def test_bibliography_has_the_works_that_pages_lean_on():
     keys = bib_keys((TOOLS.parent/'nbs/references.bib').read_text())
-    assert {'asif2020ekd', 'hinton2015kd', 'romero2015fitnets', 'zagoruyko2017at', 'park2019rkd', 'tung2019sp', 'tian2020crd', 'zhao2022dkd', 'huang2022dist', 'sun2024ls', 'lan2018one',
-            'song2018clilr', 'zhang2018dml', 'chen2020okddip', 'gou2021survey', 'he2016resnet', 'zagoruyko2016wrn', 'huang2017densenet', 'guo2017calibration', 'kornblith2019cka',
+    assert {'asif2020ekd', 'hinton2015kd', 'romero2015fitnets', 'zagoruyko2017at', 'park2019rkd', 'tung2019sp',
+            'tian2020crd', 'zhao2022dkd', 'huang2022dist', 'sun2024ls', 'lan2018one',
+            'song2018clilr', 'zhang2018dml', 'chen2020okddip', 'gou2021survey', 'he2016resnet', 'zagoruyko2016wrn',
+            'huang2017densenet', 'guo2017calibration', 'kornblith2019cka',
             'krizhevsky2009cifar', 'howard2020fastai', 'nbdev'} <= keys
 
 
 
 
 def md(src): return {'cell_type': 'markdown', 'id': 'm', 'metadata': {}, 'source': src}
-def code(src, *outputs): return {'cell_type': 'code', 'id': 'c', 'metadata': {}, 'execution_count': None, 'source': src, 'outputs': list(outputs)}
-def shown(**data): return {'output_type': 'execute_result', 'metadata': {}, 'execution_count': None, 'data': {k.replace('_', '/'): v for k, v in data.items()}}
+def code(src, *outputs):
+    return {'cell_type': 'code', 'id': 'c', 'metadata': {}, 'execution_count': None, 'source': src,
+            'outputs': list(outputs)}
+def shown(**data):
+    return {'output_type': 'execute_result', 'metadata': {}, 'execution_count': None,
+            'data': {k.replace('_', '/'): v for k, v in data.items()}}
 def said(text, name='stdout'): return {'output_type': 'stream', 'name': name, 'text': text}
 def picture(n=100): return shown(image_png=base64.b64encode(b'\x89PNG'+bytes(n)).decode())
 
@@ -70,7 +82,8 @@ class Project:
         (root/'_proc/images').mkdir()
         for f in ('card.png', 'favicon.png'): shutil.copy(TOOLS.parent/'nbs/images'/f, root/'_proc/images')
         self.page('index.ipynb', 'Home', md('First [the other](more.ipynb#deep).'))
-        self.page('more.ipynb', 'More', md('Words about `code` [@hinton2015kd].'), md('## Deep'), md('Here the *aardvark* lives.'))
+        self.page('more.ipynb', 'More', md('Words about `code` [@hinton2015kd].'), md('## Deep'),
+                  md('Here the *aardvark* lives.'))
         self.sidebar('index.ipynb', 'more.ipynb', 'x.ipynb')
 
     def put(self, name, text):
@@ -79,7 +92,8 @@ class Project:
             (self.root/d/name).write_text(text)
 
     def page(self, name, title, *cells, description='about `it`'):
-        front = {'cell_type': 'raw', 'id': 'raw', 'metadata': {}, 'source': f'---\ntitle: {title}\ndescription: {description!r}\n---'}
+        front = {'cell_type': 'raw', 'id': 'raw', 'metadata': {},
+                 'source': f'---\ntitle: {title}\ndescription: {description!r}\n---'}
         cells = [dict(c, id=f'{c["id"]}{i}') for i, c in enumerate(cells)]
         self.put(name, json.dumps({'cells': [front, *cells], 'metadata': {}, 'nbformat': 4, 'nbformat_minor': 5}))
 
@@ -87,7 +101,8 @@ class Project:
         nav = '\n'.join(f'          - {n}' for n in names)
         yml = (TOOLS.parent/'_quarto.yml').read_text()
         at, end = yml.index('    contents:\n'), yml.index('\nmetadata-files')
-        yml = re.sub(r'left:\n(?:(?:      ).*\n)+', 'left:\n      - text: Start\n        href: index.ipynb\n', yml[:at]) + f'    contents:\n      - section: Start\n        contents:\n{nav}\n' + yml[end:]
+        yml = re.sub(r'left:\n(?:(?:      ).*\n)+', 'left:\n      - text: Start\n        href: index.ipynb\n',
+                     yml[:at]) + f'    contents:\n      - section: Start\n        contents:\n{nav}\n' + yml[end:]
         (self.root/'_quarto.yml').write_text(yml)
 
     def build(self, *cells):
@@ -103,15 +118,23 @@ def project(tmp_path, monkeypatch): return Project(tmp_path, monkeypatch)
 def test_a_sound_page_is_built(project, capsys):
     assert not project.build(md('Text, $x^2$.'), code('1+1', shown(text_plain='2'))), capsys.readouterr().out
     text = (project.root/'_preview/x.html').read_text()
-    for part in ('<math', '<title>X</title>', 'about <code>it</code>', 'content="about it"', 'blob/main/nbs/x.ipynb', 'colab.research.google.com/github/me/it/blob/main/nbs/x.ipynb',
-                 'property="og:image" content="images/card.png"', 'aria-current="page"', 'id="search"'): assert part in text, part
+    for part in ('<math', '<title>X</title>', 'about <code>it</code>', 'content="about it"', 'blob/main/nbs/x.ipynb',
+                 'colab.research.google.com/github/me/it/blob/main/nbs/x.ipynb',
+                 'property="og:image" content="images/card.png"', 'aria-current="page"',
+                 'id="search"'): assert part in text, part
 
 
 @pytest.mark.parametrize('cell, says', [
-    (code("json.load(open('../results/runs/gone.json'))", said('{}')), 'reads the record results/runs/gone.json, which does not exist'),
-    (md('As @nobody2020 says'), 'unknown citation @nobody2020'), (md('See @fig-none'), 'unknown cross-reference @fig-none'), (md('See [it](gone.ipynb)'), 'links to gone.ipynb, which does not exist'),
-    (code('print(1)'), 'it was not executed'), (code('1/0', {'output_type': 'error', 'ename': 'ZeroDivisionError', 'evalue': 'division by zero', 'traceback': []}), 'has a stored error'),
-    (code('plot()', picture()), 'without alternative text'), (code('#| fig-alt: "a curve"\nplot()', picture(200_001)), 'picture of 200 KB; 200 KB are allowed')])
+    (code("json.load(open('../results/runs/gone.json'))", said('{}')),
+     'reads the record results/runs/gone.json, which does not exist'),
+    (md('As @nobody2020 says'), 'unknown citation @nobody2020'),
+    (md('See @fig-none'), 'unknown cross-reference @fig-none'),
+    (md('See [it](gone.ipynb)'), 'links to gone.ipynb, which does not exist'),
+    (code('print(1)'), 'it was not executed'), (code('1/0', {'output_type': 'error', 'ename': 'ZeroDivisionError',
+                                                             'evalue': 'division by zero', 'traceback': []}),
+                                                             'has a stored error'),
+    (code('plot()', picture()), 'without alternative text'),
+    (code('#| fig-alt: "a curve"\nplot()', picture(200_001)), 'picture of 200 KB; 200 KB are allowed')])
 def test_bad_input_fails_with_notebook_and_cell(project, capsys, cell, says):
     assert project.build(md('Text.'), code('1', shown(text_plain='1')), cell)
     said = [l for l in capsys.readouterr().out.splitlines() if says in l]
@@ -126,12 +149,15 @@ def test_a_page_outside_the_sidebar_and_a_name_without_a_page_fail(project, caps
     project.sidebar('index.ipynb', 'x.ipynb', 'gone.ipynb')
     assert project.build(md('Text.'))
     out = capsys.readouterr().out
-    assert 'nbs/more.ipynb: is not in the sidebar' in out and 'the sidebar names gone.ipynb, which does not exist' in out
+    assert ('nbs/more.ipynb: is not in the sidebar' in out and
+            'the sidebar names gone.ipynb, which does not exist' in out)
 
 
 def test_an_output_in_several_forms_is_shown_as_quarto_would(project):
-    project.build(code('t', shown(text_markdown='```html\n<table>\n```', text_html='<table class="t"><tr><td>7</td></tr></table>', text_plain='t')),
-                  code('s', shown(text_html='<style>x {}</style>', text_plain='<HTML object>')), code('p', said('one\n'), said('hush', 'stderr'), said('two\n')))
+    project.build(code('t', shown(text_markdown='```html\n<table>\n```',
+                                  text_html='<table class="t"><tr><td>7</td></tr></table>', text_plain='t')),
+                  code('s', shown(text_html='<style>x {}</style>', text_plain='<HTML object>')),
+                  code('p', said('one\n'), said('hush', 'stderr'), said('two\n')))
     text = (project.root/'_preview/x.html').read_text()
     assert '<table class="t">' in text and '&lt;table' not in text and 'HTML object' not in text
     assert 'one\ntwo' in text and 'hush' not in text
@@ -140,13 +166,17 @@ def test_an_output_in_several_forms_is_shown_as_quarto_would(project):
 def test_folded_code_and_directives_of_markdown(project):
     project.build(md('#| export\nA paragraph.'), code('#| code-fold: true\n#| code-summary: "Much ado"\nx = 1'))
     text = (project.root/'_preview/x.html').read_text()
-    assert '#|' not in text and '```' not in text and '<details><summary>Much ado</summary>' in text and 'class="sourceCode' in text
+    assert ('#|' not in text and '```' not in text and '<details><summary>Much ado</summary>' in text and
+            'class="sourceCode' in text)
 
 
 def test_sections_of_a_page_can_be_searched():
-    doc = json.loads(build.pandoc(['-f', build.READS, '-t', 'json'], 'Before.\n\n## One {#one}\n\nText $x$ and `code`.\n\n```{.output}\nnoise\n```\n\n| a | b |\n|---|---|\n| c | d |\n\n### Two {#two}\n\n- e\n- f')[0])
+    doc = json.loads(build.pandoc(['-f', build.READS, '-t', 'json'],
+                                  'Before.\n\n## One {#one}\n\nText $x$ and `code`.\n\n```{.output}\nnoise\n```\n\n| a '
+                                  '| b |\n|---|---|\n| c | d |\n\n### Two {#two}\n\n- e\n- f')[0])
     rows = sections(SimpleNamespace(title='T', html='t.html', front={'description': 'about'}), doc)
-    assert rows == [['T', 'about', 't.html', 'Before.'], ['T', 'One', 't.html#one', 'Text x and code. a b c d'], ['T', 'Two', 't.html#two', 'e f']]
+    assert rows == [['T', 'about', 't.html', 'Before.'], ['T', 'One', 't.html#one', 'Text x and code. a b c d'],
+                    ['T', 'Two', 't.html#two', 'e f']]
 
 
 def test_the_search_box_finds_a_section_and_goes_there(project):
@@ -179,7 +209,8 @@ def test_from_home_the_idea_the_evidence_and_a_run_are_a_click_away():
     nb = json.loads((TOOLS.parent/'nbs/index.ipynb').read_text())
     text = '\n'.join(''.join(c['source']) for c in nb['cells'])
     links = set(re.findall(r'\]\(([\w/]+\.ipynb)', text))
-    assert {'tutorials/from_scratch.ipynb', 'tutorials/fastai_users.ipynb', 'results/cifar10.ipynb', 'results/fidelity.ipynb', 'glossary.ipynb'} <= links
+    assert {'tutorials/from_scratch.ipynb', 'tutorials/fastai_users.ipynb', 'results/cifar10.ipynb',
+            'results/fidelity.ipynb', 'glossary.ipynb'} <= links
     assert 'make reproduce' in text and 'make test' in text and 'What it is not' in text
 
 
@@ -188,16 +219,22 @@ GOOD = '<!doctype html><html lang="en"><title>t</title><link rel="icon" href="da
 SPOILED = {
     'no alternative text': '<img src="data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA=">',
     'did not load': '<img src="nowhere.png" alt="x">', 'answers 404': '<img src="nowhere.png" alt="x">',
-    'raw markup :::': '<p>::: {.callout-note}</p>', 'raw markup @fig-': '<p>see @fig-x</p>', 'raw markup \\(': '<p>\\(x\\)</p>', 'raw markup #|': '<p>#| echo: false</p>',
-    'HTML source': '<pre class="sourceCode html"><code class="sourceCode html">&lt;table&gt;</code></pre>', 'raw markup `': '<p>the `code` here</p>',
+    'raw markup :::': '<p>::: {.callout-note}</p>', 'raw markup @fig-': '<p>see @fig-x</p>',
+    'raw markup \\(': '<p>\\(x\\)</p>', 'raw markup #|': '<p>#| echo: false</p>',
+    'HTML source': '<pre class="sourceCode html"><code class="sourceCode html">&lt;table&gt;</code></pre>',
+    'raw markup `': '<p>the `code` here</p>',
     'raw markup in an output': '<pre class="output">::: x</pre>',
-    'too small': f'<img alt="x" width="300" src="data:image/svg+xml;base64,{base64.b64encode(WIDE.encode()).decode()}">',
+    'too small': '<img alt="x" width="300" '
+                 f'src="data:image/svg+xml;base64,{base64.b64encode(WIDE.encode()).decode()}">',
     'left as TeX': '<span class="math inline">x^2</span>', 'not drawn': '<math style="display:none"><mi>x</mi></math>',
     'dead link to gone.html': '<a href="gone.html">x</a>', 'dead anchor page.html#b': '<a href="#b">x</a>',
     'anchor #a is there twice': '<p id="a">x</p>',
-    'reaches': '<table style="width:800px"><tr><td>x</td></tr></table>', 'px wide at 390': '<div style="width:800px">x</div>',
-    'light: contrast': '<p style="color:#aaa;background:#fff">pale</p>', 'dark: contrast': '<style>.quarto-dark p {background: #111; color: #555}</style><p>pale</p>',
-    'request failed': '<script>fetch("http://127.0.0.1:9/").catch(() => 0)</script>', 'weighs': '<img alt="x" src="heavy.png">',
+    'reaches': '<table style="width:800px"><tr><td>x</td></tr></table>',
+    'px wide at 390': '<div style="width:800px">x</div>',
+    'light: contrast': '<p style="color:#aaa;background:#fff">pale</p>',
+    'dark: contrast': '<style>.quarto-dark p {background: #111; color: #555}</style><p>pale</p>',
+    'request failed': '<script>fetch("http://127.0.0.1:9/").catch(() => 0)</script>',
+    'weighs': '<img alt="x" src="heavy.png">',
     'script error': '<script>nothing()</script>', 'console': '<script>console.error("oh")</script>',
     'another host': '<img src="http://other.invalid/x.png" alt="x">'}
 
@@ -209,7 +246,8 @@ def seen(tmp_path_factory):
     folder = tmp_path_factory.mktemp('site')
     (folder/'heavy.png').write_bytes((TOOLS.parent/'nbs/images/card.png').read_bytes()+bytes(check.MAX_PAGE))
     (folder/'sound.html').write_text(GOOD.format('<p>fine <a href="#a">up</a></p>'))
-    for i, body in enumerate(SPOILED.values()): (folder/f'page{i}.html').write_text(GOOD.format(body.replace('href="#b"', f'href="page{i}.html#b"')))
+    for i, body in enumerate(SPOILED.values()):
+        (folder/f'page{i}.html').write_text(GOOD.format(body.replace('href="#b"', f'href="page{i}.html#b"')))
     complaints = check.check(folder)
     if complaints is None: pytest.skip('no Chromium on this machine')
     for rel, text in complaints: found.setdefault(rel, []).append(text)
@@ -221,4 +259,5 @@ def test_sound_page_passes(seen): assert 'sound.html' not in seen
 
 @pytest.mark.parametrize('i, says', list(enumerate(SPOILED)))
 def test_fault_is_seen(seen, i, says):
-    assert any(says.replace('page.html', f'page{i}.html') in t for t in seen.get(f'page{i}.html', [])), seen.get(f'page{i}.html')
+    assert any(says.replace('page.html', f'page{i}.html') in t
+               for t in seen.get(f'page{i}.html', [])), seen.get(f'page{i}.html')

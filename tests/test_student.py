@@ -48,7 +48,8 @@ def test_heads_are_asked_for_by_name():
 
 # ---- cut
 
-@pytest.mark.parametrize('make', [tv.shufflenet_v2_x0_5, tv.densenet121, tv.mobilenet_v2, tv.mobilenet_v3_small, tv.resnet18, tv.swin_t, tv.convnext_tiny], ids=lambda f: f.__name__)
+@pytest.mark.parametrize('make', [tv.shufflenet_v2_x0_5, tv.densenet121, tv.mobilenet_v2, tv.mobilenet_v3_small,
+                                  tv.resnet18, tv.swin_t, tv.convnext_tiny], ids=lambda f: f.__name__)
 def test_torchvision_networks_are_cut_right(make):
     torch.manual_seed(0)
     net = make(num_classes=4).eval()
@@ -84,7 +85,8 @@ class Odd(nn.Module):
 
 class Twin(nn.Module):
     "Two classifiers whose logits are averaged"
-    def __init__(self): super().__init__(); self.a, self.l, self.r = nn.Conv2d(3, 4, 3), nn.Linear(4, 4), nn.Linear(4, 4)
+    def __init__(self):
+        super().__init__(); self.a, self.l, self.r = nn.Conv2d(3, 4, 3), nn.Linear(4, 4), nn.Linear(4, 4)
     def forward(self, x): f = self.a(x).mean((2, 3)); return (self.l(f)+self.r(f))/2
 
 
@@ -100,14 +102,17 @@ def test_functions_between_layers_are_not_lost():
 
 
 def test_what_cannot_be_cut_is_refused_in_one_sentence():
-    with pytest.raises(EKDError, match='Twin cannot be cut into stages .no single linear layer gives its logits.*pass `cut`'): branched_student(Twin(), 2, 4)
+    with pytest.raises(EKDError, match='Twin cannot be cut into stages .no single linear layer gives its logits.*pass '
+                                       '`cut`'): branched_student(Twin(), 2, 4)
     with pytest.raises(EKDError, match='SqueezeNet cannot be cut'): branched_student(tv.squeezenet1_1(), 2, 4)
-    with pytest.raises(EKDError, match="cut: 77 does not cut|cut: 77 leaves"): branched_student(lambda: tv.vit_b_16(image_size=64), 2, 4, cut=77)
+    with pytest.raises(EKDError, match="cut: 77 does not cut|cut: 77 leaves"):
+        branched_student(lambda: tv.vit_b_16(image_size=64), 2, 4, cut=77)
     assert branched_student(tv.squeezenet1_1, 2, 4, cut=-1, split=8).eval()(torch.randn(2, 3, 64, 64)).shape == (2, 4)
 
 
 def test_gate_needs_a_map():
-    with pytest.raises(EKDError, match="fusion: got 'gate'"): branched_student('vit_tiny_patch16_224', 2, 4, split='blocks.8', fusion='gate')
+    with pytest.raises(EKDError, match="fusion: got 'gate'"):
+        branched_student('vit_tiny_patch16_224', 2, 4, split='blocks.8', fusion='gate')
 
 
 # ---- weights
@@ -116,7 +121,8 @@ def test_a_module_keeps_its_weights_in_every_branch(capsys):
     net = tv.resnet18(num_classes=4)
     s = branched_student(net, 3, 4, split='layer3')
     assert capsys.readouterr().out == 'weights: trunk kept; branches 0–2 kept\n'
-    for b in s.branches: assert all(torch.equal(v, b.body[0].state_dict()[k]) for k, v in net.layer4.state_dict().items())
+    for b in s.branches:
+        assert all(torch.equal(v, b.body[0].state_dict()[k]) for k, v in net.layer4.state_dict().items())
     assert len({id(p) for p in s.parameters()} | {id(p) for p in net.parameters()}) == len(list(s.parameters()))+len(list(net.parameters()))
     assert [len(list(g)) for g in s.param_groups()][-1] == 6   # fine_tune trains the three classifiers first
 
@@ -138,7 +144,8 @@ def test_names_have_new_weights_and_say_so(capsys):
 def test_a_frozen_teacher_becomes_a_student_that_learns():
     net = get_model('resnet8').requires_grad_(False)
     s = branched_student(net, 2)
-    assert all(p.requires_grad for p in s.parameters()) and 'was frozen' in s.summary() and not any(p.requires_grad for p in net.parameters())
+    assert (all(p.requires_grad for p in s.parameters()) and 'was frozen' in s.summary() and
+            not any(p.requires_grad for p in net.parameters()))
 
 
 @pytest.mark.parametrize('channels', [1, 5, 6])
@@ -160,7 +167,8 @@ def test_pretrained_weights_of_a_builder_and_a_name(monkeypatch, capsys):
         first = s.trunk.conv1.weight if arch is tv.resnet18 else s.trunk.conv1[0].weight
         assert torch.equal(first, saved['conv1.weight'] if arch is tv.resnet18 else saved['conv1.0.weight'])
         assert 'trunk kept; branches 0, 1 kept' in capsys.readouterr().out
-    with pytest.raises(EKDError, match='resnet8 has no pretrained weights'): branched_student('resnet8', 2, pretrained=True)
+    with pytest.raises(EKDError, match='resnet8 has no pretrained weights'):
+        branched_student('resnet8', 2, pretrained=True)
 
 
 def test_fine_tune_trains_what_is_new():
@@ -172,12 +180,14 @@ def test_fine_tune_trains_what_is_new():
 # ---- folding
 
 class Twice(nn.Module):
-    def __init__(self): super().__init__(); self.c, self.b1, self.b2 = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+    def __init__(self):
+        super().__init__(); self.c, self.b1, self.b2 = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
     def forward(self, x): return self.b2(self.c(self.b1(self.c(x))))
 
 
 class Standardized(nn.Conv2d):
-    def forward(self, x): w = self.weight; return F.conv2d(x, (w-w.mean((1, 2, 3), True))/w.std((1, 2, 3), keepdim=True), self.bias)
+    def forward(self, x):
+        w = self.weight; return F.conv2d(x, (w-w.mean((1, 2, 3), True))/w.std((1, 2, 3), keepdim=True), self.bias)
 
 
 class NormAct(nn.BatchNorm2d):
@@ -190,9 +200,12 @@ def hooked():
     return m
 
 
-@pytest.mark.parametrize('make', [Twice, lambda: nn.Sequential(Standardized(3, 8, 3), nn.BatchNorm2d(8)), lambda: nn.Sequential(nn.Conv2d(3, 8, 3), NormAct(8)), hooked,
-                                  lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, track_running_stats=False)),
-                                  lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3)), nn.BatchNorm2d(8))])
+@pytest.mark.parametrize('make', [Twice, lambda: nn.Sequential(Standardized(3, 8, 3), nn.BatchNorm2d(8)),
+                                  lambda: nn.Sequential(nn.Conv2d(3, 8, 3), NormAct(8)), hooked,
+                                  lambda: nn.Sequential(nn.Conv2d(3, 8, 3),
+                                                        nn.BatchNorm2d(8, track_running_stats=False)),
+                                  lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3)),
+                                                        nn.BatchNorm2d(8))])
 def test_folding_changes_no_answer(make):
     torch.manual_seed(0)
     m, x = make(), torch.randn(8, 3, 8, 8)

@@ -27,7 +27,8 @@ def test_records_are_sealed_of_a_known_plan_and_of_validation_images():
     for r in records:
         assert r['plan'] in plans and r['evaluated_on'] == 'valid' and not r['dirty']
         assert r['candidate'] in {c['name'] for c in plans[r['plan']]['candidates']}
-        assert r['settings'] == json.loads(json.dumps(asdict(TASKS[r['task']]))) and r['loss'] == CANDIDATES[r['candidate']].loss
+        assert (r['settings'] == json.loads(json.dumps(asdict(TASKS[r['task']]))) and
+                r['loss'] == CANDIDATES[r['candidate']].loss)
 
 
 def record(task, candidate, accuracy, seed=0): return dict(task=task, candidate=candidate, seed=seed, accuracy=accuracy)
