@@ -1,5 +1,5 @@
 """A small part of `make fuzz`: fixed combinations either train or are refused with one sentence"""
-import sys
+import json, sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +8,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
 import fuzz
+from ekd_nb.core import digest_matches
 from ekd_nb.student import branched_student
 
 USUAL = dict(i=0, seed=0, size=8, channels=1, classes=4, data='arrays, one view', student='resnet8-w4',
@@ -80,3 +81,10 @@ def test_held_out_images_are_counted():
 
 
 def context(): return fuzz.parts.Context(Path('.'), 8, 1, 2, 0)
+
+
+@pytest.mark.parametrize('path', sorted((fuzz.ROOT/'results'/'fuzz').glob('*.json')), ids=lambda p: p.stem)
+def test_records_add_up(path):
+    r = json.loads(path.read_text())
+    assert digest_matches(r) and not r['dirty']
+    assert r['trained']+sum(r['refused'].values())+len(r['other'])==r['n']

@@ -61,7 +61,7 @@ def test_readme_shows_what_the_records_give():
 
 def test_every_folder_of_results_is_known():
     "A new kind of record needs a test that reads it; `suite`, `plans` and `teachers` belong to other tests"
-    known = {'benchmarks', 'choices', 'distributed', 'failed', 'faults', 'gpu', 'plans', 'runs', 'suite', 'teachers', 'versions'}
+    known = {'benchmarks', 'choices', 'distributed', 'failed', 'faults', 'fuzz', 'gpu', 'plans', 'runs', 'suite', 'teachers', 'versions'}
     assert {p.name for p in (ROOT/'results').iterdir() if p.is_dir()} <= known
 
 def test_stale_records_are_those_before_hints_were_computed_together():

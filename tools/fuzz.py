@@ -211,7 +211,9 @@ def outcome(case):
           redirect_stdout(quiet), redirect_stderr(quiet)):
         warnings.simplefilter('ignore')
         try: return 'trained',check(case, Path(tmp))
-        except EKDError as e: return 'fault' if '\n' in str(e) else 'refused',str(e)
+        except EKDError as e:
+            sentence = str(e).split(':\n\t', 1)[-1]   # fastai puts the callback's name before it
+            return 'fault' if '\n' in sentence else 'refused',sentence
         except Exception as e:
             at = [f for f in traceback.extract_tb(e.__traceback__) if 'ekd_nb/' in f.filename]
             where = f' ({Path(at[-1].filename).name}:{at[-1].lineno})' if at else ''

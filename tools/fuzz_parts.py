@@ -317,7 +317,7 @@ LOSSES = {
     'labels only': ekd(1, 0, 0),
     'no hints': ekd(.2, .8, 0),
     'hints': ekd(gamma=1.),
-    'hints, relative': ekd(gamma=1., normalize_hints=True),
+    'hints, relative': ekd(gamma=1., hint_error='mse', normalize_hints=True),
     'hints, standard': ekd(gamma=.5, hint_error='standard'),
     'hints, cosine': ekd(gamma=.5, hint_error='cosine', projection='mlp'),
     'hints, linear to zero': ekd(gamma=1., hint_schedule='linear', hint_end=.5),
@@ -393,7 +393,7 @@ CALLBACKS = {
     'MixUp': lambda c: [MixUp(.4)],
     'CutMix': lambda c: [CutMix()],
     'GradientClip': lambda c: [GradientClip(.1)],
-    'GradientAccumulation': lambda c: [GradientAccumulation(12)],
+    'GradientAccumulation': lambda c: [GradientAccumulation(8)],
     'average': lambda c: [Average()],
 }
 MEMOS = {
