@@ -38,7 +38,8 @@ def inside_fit(
     frame = sys._getframe(1)
     while frame:
         if frame.f_code==_TTA and frame.f_locals['self'] is learn: return False
-        if frame.f_code==_WITH_EVENTS and frame.f_locals['self'] is learn and frame.f_locals['event_type']=='fit': return True
+        if frame.f_code==_WITH_EVENTS and frame.f_locals['self'] is learn and frame.f_locals['event_type']=='fit':
+            return True
         frame = frame.f_back
     return False
 
@@ -135,7 +136,7 @@ class LossTermRecorder(Callback):
     "Means of the loss's named terms over the epoch's training images"
     run_valid = False
     totals,n = {},0
-    def before_fit(self): self.distill_loss = as_distill_loss(self.learn.loss_func)   # MixUp puts another in its place later
+    def before_fit(self): self.distill_loss = as_distill_loss(self.learn.loss_func)   # MixUp replaces it later
     def before_train(self): self.totals,self.n = {},0
     def after_loss(self):
         bs = len(self.learn.xb[0])
@@ -182,7 +183,7 @@ class BranchAccuracy(Metric):
     def reset(self): self.right,self.n = 0.,0
     def accumulate(self, learn):
         z = learn.branch_logits_hook.z
-        if z is None or self.i>=len(z): return   # a batch outside of validation, or a student that has fewer branches now
+        if z is None or self.i>=len(z): return   # a batch outside of validation, or fewer branches now
         self.right += (z[self.i].argmax(-1)==learn.yb[0]).float().sum()
         self.n += len(learn.yb[0])
     @property
@@ -241,7 +242,8 @@ def _check(self:StopOnNonFinite):
 def _stop(self:StopOnNonFinite, batch):
     terms = self.learn.loss_func.last_terms if isinstance(self.learn.loss_func, DistillLoss) else {}
     which = [f'{k} is {float(v)}' for k,v in terms.items() if not v.isfinite()] or ['no part of it alone']
-    which += [f'teacher {i} gives logits that are not finite' for i,z in enumerate(self._teacher_logits()) if not z.isfinite().all()]
+    bad = [i for i,z in enumerate(self._teacher_logits()) if not z.isfinite().all()]
+    which += [f'teacher {i} gives logits that are not finite' for i in bad]
     raise NonFiniteLoss(f'The loss is not finite in epoch {self.learn.epoch}, batch {batch} ({"; ".join(which)}); '
                         'training has stopped, checkpoints of earlier epochs are intact')
 
@@ -279,7 +281,9 @@ class WarnHintsDominate(Callback):
         if hint<=sum(totals.values()) or acc>chance+2*math.sqrt(chance*(1-chance)/n): return
         self.warned = True
         share = hint/(hint+sum(totals.values()))
-        warnings.warn(f'hints were {share:.0%} of the loss in epoch {self.learn.epoch}, and validation accuracy ({acc:.3f}) '
-                      f'is no better than chance ({chance:.3f}); lower gamma or let it fall: EKDLoss(gamma=SchedCos(…, 0))')
+        warnings.warn(f'hints were {share:.0%} of the loss in epoch {self.learn.epoch}, '
+                      f'and validation accuracy ({acc:.3f}) '
+                      f'is no better than chance ({chance:.3f}); lower gamma or let it fall: '
+                      'EKDLoss(gamma=SchedCos(…, 0))')
 
     def __getstate__(self): return {k: v for k,v in vars(self).items() if k not in ('right', 'counts')}

@@ -294,7 +294,8 @@ def _save(self:Checkpoint):
     path = self.folder/f'fit{self.n_fit}-epoch{epoch:04d}-{_digest(out.getbuffer())}.pth'
     self._save_memo()
     try: write_atomic(path, lambda p: p.write_bytes(out.getbuffer()))
-    except OSError as e: return warnings.warn(f'{path} could not be written ({e}); training goes on, earlier checkpoints are intact')
+    except OSError as e:
+        return warnings.warn(f'{path} could not be written ({e}); training goes on, earlier checkpoints are intact')
     for old in self.files()[:-self.keep]: old.unlink(missing_ok=True)
 
 # %% ../nbs/09_checkpoint.ipynb #a24e36b3

@@ -111,7 +111,8 @@ def __iter__(self:StepShardedLoader):
 def to_detach(self:StepShardedLoader, b, cpu=True, gather=True):
     "Detach, gather from all ranks, and leave out what filled up the last step; for fastai's metrics and predictions"
     b = _to_detach(b, cpu, gather)
-    return apply(lambda t: t[:self.size] if isinstance(t, Tensor) and t.ndim else t, b) if gather else b
+    def cut(t): return t[:self.size] if isinstance(t, Tensor) and t.ndim else t
+    return apply(cut, b) if gather else b
 
 # %% ../nbs/10_distributed.ipynb #ee0db677
 def _from_all(t):
@@ -152,7 +153,8 @@ class DistributedSync(Callback):
         trainer = getattr(self.learn, 'distributed_trainer', None)
         self.on = trainer is not None
         if not self.on: return
-        trainer._wrap_dl = lambda dl: dl if isinstance(dl, StepShardedLoader) else StepShardedLoader(dl)
+        def wrap(dl): return dl if isinstance(dl, StepShardedLoader) else StepShardedLoader(dl)
+        trainer._wrap_dl = wrap
         if rank_distrib():
             for cb in self.learn._grab_cbs(CSVLogger): cb.run = False
 

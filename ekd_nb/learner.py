@@ -79,7 +79,8 @@ def make_student(
     if n_branches is None: n_branches = len(arch) if isinstance(arch, (list, tuple)) else max(1, found.n_teachers)
     if not isinstance(n_branches, int) or n_branches<1: raise EKDError(f'n_branches: got {n_branches!r}, expected at least 1 branch')
     channels,size = found.x.shape[1],found.x.shape[-1]
-    return branched_student(arch, n_branches, found.n_out, split, fusion, channels, cut, size=size, pretrained=pretrained)
+    return branched_student(arch, n_branches, found.n_out, split, fusion, channels,
+                            cut, size=size, pretrained=pretrained)
 
 def _check_finished(student, n_branches, n_out, split):
     got = student.branches[0].head.out_features
@@ -111,7 +112,7 @@ class Projection(nn.Module):
     def forward(self, f):
         f = F.adaptive_avg_pool2d(f, self.feature_grid)
         if self.first is not None: f = F.relu(self.first(f))
-        if self.centred: f = f - f.mean((0,2,3), keepdim=True)   # here there are fewer channels than after the convolution
+        if self.centred: f = f - f.mean((0,2,3), keepdim=True)   # fewer channels here than after the convolution
         return self.conv(f)
 
 # %% ../nbs/12_learner.ipynb #24e00944

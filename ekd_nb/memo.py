@@ -201,7 +201,8 @@ def _unpack(self:TeacherMemo, flat):
 
 @patch
 def _record_shapes(self:TeacherMemo, out):
-    self.shapes = (out.logits.shape[0], out.logits.shape[2], [f.shape[1:] for f in out.features] if self.features else [])
+    maps = [f.shape[1:] for f in out.features] if self.features else []
+    self.shapes = (out.logits.shape[0], out.logits.shape[2], maps)
 
 @patch
 def _read(self:TeacherMemo, rows, slots):
@@ -219,10 +220,12 @@ def _check_batch(self:TeacherMemo, x):
     precision = compute_dtype(x)
     if self.precision is None: self.precision = precision
     if precision!=self.precision:
-        raise EKDError(f'memo: it was filled in {self.precision}, this run asks in {precision}; expected one precision for all runs that share a memo')
+        raise EKDError(f'memo: it was filled in {self.precision}, this run asks in {precision}; '
+                       'expected one precision for all runs that share a memo')
     if not self.checked: check_batch_independent(self.teachers, x, 'memo')
     self.checked = True
 
+# %% ../nbs/06_memo.ipynb #296e795a
 @patch
 def __call__(self:TeacherMemo,
     key, # `ViewKey` of the batch: rows and views, on the CPU
@@ -270,11 +273,13 @@ def check_compatible(self:TeacherMemo,
     if x is not None: check_batch_independent(teachers, x, 'memo')
 
 # %% ../nbs/06_memo.ipynb #58f39185
-_PARTS = dict(data='the data', teachers='the teachers', views='the views', format='the file format', features='the remembered features',
+_PARTS = dict(data='the data', teachers='the teachers', views='the views', format='the file format',
+              features='the remembered features',
               dtype='the number format', n_views='the views per image')
 
 def _identity(memo):
-    return dict(format='ekd_nb.memo.1', data=memo.fingerprint, teachers=teachers_fingerprint(memo.teachers), views=f'{memo.views.pad},{memo.views.flip}',
+    return dict(format='ekd_nb.memo.1', data=memo.fingerprint, teachers=teachers_fingerprint(memo.teachers),
+                views=f'{memo.views.pad},{memo.views.flip}',
                 features=str(memo.features), dtype=str(memo.dtype), n_views=str(memo.n_views))
 
 def save_memo(
@@ -286,7 +291,8 @@ def save_memo(
     tensors = dict(table=memo.table.cpu(), slot_of=memo.view_to_slot, used=memo.n_filled, images=memo.images)
     shapes = json.dumps([*memo.shapes[:2], [list(s) for s in memo.shapes[2]]])
     try:
-        meta = dict(_identity(memo), shapes=shapes, precision=memo.precision or 'float32', sha256=tensor_digest(tensors))
+        precision = memo.precision or 'float32'
+        meta = dict(_identity(memo), shapes=shapes, precision=precision, sha256=tensor_digest(tensors))
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         return write_atomic(path, lambda p: save_file(tensors, str(p), metadata=meta))
     except (OSError, TypeError, RuntimeError, SafetensorError) as e:

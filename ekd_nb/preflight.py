@@ -77,7 +77,8 @@ def check_memo(
 ):
     "Refuse a cache of teacher outputs that the run could not use"
     if memo is False: return
-    if not isinstance(memo, (bool, TeacherMemo)): raise EKDError(f'memo: got a {type(memo).__name__}, expected True, False or a TeacherMemo')
+    if not isinstance(memo, (bool, TeacherMemo)):
+        raise EKDError(f'memo: got a {type(memo).__name__}, expected True, False or a TeacherMemo')
     if getattr(dls.train, 'views', None) is None: return
     if x is not None: check_batch_independent(teachers, x, 'memo')
     if memo is True: return
@@ -193,7 +194,8 @@ def dry_run(
     if student.projections is not None:
         with torch.no_grad(), eval_mode(student.projections):
             pred = pred._replace(features=tuple(p(f) for p,f in zip(student.projections.to(device), pred.features)))
-    if found.probe is not None: pred = pred._replace(teacher=to_device(found.probe, device))   # a student moves to the GPU later
+    # a student moves to the GPU later
+    if found.probe is not None: pred = pred._replace(teacher=to_device(found.probe, device))
     try: value = loss(pred, found.y[:8].to(device).as_subclass(Tensor))
     except EKDError: raise
     except Exception as e:

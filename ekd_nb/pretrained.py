@@ -25,7 +25,8 @@ def pretrained_paths(
 )->dict: # architecture -> path of its weights
     "The files of a data set's trained teachers"
     expect(which in ('small', 'large', 'all'), 'which', which, "'small', 'large' or 'all'")
-    files = {p.stem.removeprefix(f'{name}-'): p for p in sorted(Path(folder or WEIGHTS_DIR).glob(f'{name}-*.safetensors'))}
+    found = sorted(Path(folder or WEIGHTS_DIR).glob(f'{name}-*.safetensors'))
+    files = {p.stem.removeprefix(f'{name}-'): p for p in found}
     wanted = dict(small=PRETRAINED_ARCHS, large=LARGE_ARCHS, all=files)[which]
     return {a: p for a,p in files.items() if a in wanted}
 
@@ -39,9 +40,11 @@ def pretrained_teachers(
     "Trained teachers of a data set, ready to teach"
     name = data if isinstance(data, str) else data.name
     paths = pretrained_paths(name)
-    if not paths: raise EKDError(f"data: there are no pretrained teachers for {name!r}, expected one of {', '.join(_data_names()) or 'none'}")
+    if not paths:
+        raise EKDError(f"data: there are no pretrained teachers for {name!r}, expected one of {', '.join(_data_names()) or 'none'}")
     if archs is None: archs = list(pretrained_paths(name, which=which))
-    if not archs: raise EKDError(f'which: there are no {which} pretrained teachers for {name}, expected some of {", ".join(paths)} as archs')
+    if not archs:
+        raise EKDError(f'which: there are no {which} pretrained teachers for {name}, expected some of {", ".join(paths)} as archs')
     if wrong := [a for a in archs if a not in paths]:
         raise EKDError(f"archs: there is no pretrained {wrong[0]} for {name}, expected some of {', '.join(paths)}")
     return TeacherEnsemble([load_teacher(paths[a]) for a in archs], feature_grid=feature_grid)
@@ -54,7 +57,7 @@ def pretrained_manifests(
 )->list: # a dict for each, or an empty list where one is missing, is wanted twice or was trained on other data
     "What a record says about pretrained teachers"
     paths = pretrained_paths(data.name)
-    if not set(archs)<=set(paths) or len(set(archs))<len(archs): return []   # twice the same network would be one teacher
+    if not set(archs)<=set(paths) or len(set(archs))<len(archs): return []   # the same network twice is one teacher
     manifests = [read_manifest(paths[a]) for a in archs]
     if any(i['fingerprint']!=data.fingerprint for i in manifests): return []
     return [{k: i.get(k) for k in ('arch', 'accuracy', 'epochs', 'n_train', 'sha256', 'wall_s')} for i in manifests]
