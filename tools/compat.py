@@ -496,7 +496,7 @@ def students():
 @row('Networks', 'student: a plain nn.Module, cut by fastai')
 def plain_student(): trained(arch=Net(), split=1)
 
-@row('Networks', 'light branches, the default: stored and loaded')
+@row('Networks', 'heads on a whole network: stored and loaded')
 def light():
     from ekd_nb.deploy import load_student, save_student
     l = trained()
