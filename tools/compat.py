@@ -496,12 +496,13 @@ def students():
 @row('Networks', 'student: a plain nn.Module, cut by fastai')
 def plain_student(): trained(arch=Net(), split=1)
 
-@row('Networks', 'heads on a whole network: stored and loaded')
+@row('Networks', 'heads on a whole network, and branches: stored and loaded')
 def light():
     from ekd_nb.deploy import load_student, save_student
-    l = trained()
-    x = l.dls.valid.one_batch()[0]
-    assert torch.equal(load_student(save_student(l, 'out'))(x), l.model.eval()(x))
+    for split in ('heads', None):
+        l = trained(split=split)
+        x = l.dls.valid.one_batch()[0]
+        assert torch.equal(load_student(save_student(l, 'out'))(x), l.model.eval()(x))
 
 @row('Networks', 'student: torchvision resnet18')
 def tv_student():
