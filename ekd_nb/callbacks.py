@@ -195,8 +195,8 @@ class BranchAccuracy(Metric):
 class ScheduleLoss(Callback):
     "Before each batch set the numbers of the loss that follow a schedule"
     run_valid = False
-    def before_fit(self): self.loss = self.learn.loss_func   # MixUp puts another in its place later
-    def before_batch(self): self.loss.follow_schedules(self.learn.pct_train)
+    def before_fit(self): self.distill_loss = self.learn.loss_func   # MixUp puts another in its place later
+    def before_batch(self): self.distill_loss.follow_schedules(self.learn.pct_train)
 
 # %% ../nbs/08_callbacks.ipynb #f6b124a4
 class NonFiniteLoss(EKDError):

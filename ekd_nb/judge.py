@@ -111,6 +111,9 @@ class Verdict(NamedTuple):
 
 def _remarks(z, y, man):
     "What is suspicious about logits [n,C] for labels [n]"
+    low,top,n_out = int(y.min()),int(y.max()),z.shape[1]
+    if low<0 or top>=n_out:
+        raise EKDError(f'dls: a batch has label {low if low<0 else top}, expected 0 to {n_out-1} for {n_out} classes')
     n,acc,found = len(y),(z.argmax(1)==y).float().mean().item(),[]
     chance = (torch.bincount(y)/n).max().item()
     if acc<=chance + 3*(chance*(1-chance)/n)**.5:

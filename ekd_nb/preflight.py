@@ -121,8 +121,8 @@ def preflight(
         probe = check_teachers(teachers, x[:8], n_out, loss.needs_features and not loss.optional_hints)
         loss.settle_hints(probe.features, getattr(memo, 'features', True))
         check_memo(memo, teachers, dls, loss.needs_features, x[:8])
+        n_out = check_classes(probe.logits.shape[2], y)
         for verdict in judge_teachers(teachers, dls) if judge else (): _log(f'teacher {verdict}')
-        n_out = probe.logits.shape[2]
         if getattr(x, 'key', None) is not None: probe = probe._replace(idx=x.key.idx[:8])
     n_out = check_classes(n_out or default_n_out, y)
     w = loss.class_weights

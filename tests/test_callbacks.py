@@ -117,7 +117,7 @@ def test_healthy_branches_are_not_called_dead(seed):
 
 
 def test_dead_branch_is_named():
-    l = learner(loss_func=EKDLoss())
+    l = learner(loss_func=EKDLoss(gamma=0))
     l.model.branches[1].head.weight.data.zero_()
     l.model.branches[1].head.weight.requires_grad_(False)
     with pytest.warns(UserWarning, match='branch 1 gets no gradient'): fit(l)

@@ -107,7 +107,8 @@ def make(seed=0, arch=None, n=16, bs=16, n_views=2, **kw):
     torch.manual_seed(seed); np.random.seed(seed); random.seed(seed)
     dls = image_dls(data(), stratified_subset(data().y_train, n_per_class=n), bs=bs//world(), val_bs=400//world(),
                     n_views=n_views, seed=seed, device='cpu')
-    defaults = dict(memo=True, loss_func=EKDLoss(1., .1, .1), split=1)   # heads would have a BatchNorm
+    loss = EKDLoss(1., .1, .1, hint_error='mse', hint_schedule=None)   # standardised hints use a process's own images
+    defaults = dict(memo=True, loss_func=loss, split=1)   # heads would have a BatchNorm
     return learner(dls, arch or no_norm(), teachers(), **(defaults | kw))
 
 

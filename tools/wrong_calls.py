@@ -253,7 +253,7 @@ wrong(D, "load_images('mnist')", "'mnist'")(lambda: arrays('load_images', 'mnist
 wrong(D, "load_images('cifar10', path=nowhere)", 'no cifar10.npz')(lambda: arrays('load_images', 'cifar10', tmp()/'nowhere'))
 wrong(D, "a pickle in place of cifar10.npz", 'cannot be read as an .npz file')(lambda: (tmp()/'cifar10.npz').write_bytes(pickled()) and arrays('load_images', 'cifar10', tmp()/'cifar10.npz'))
 wrong(D, "stratified_subset(fraction=.01) that empties a class", 'leaves no image of class')(lambda: arrays('stratified_subset', y, fraction=.01))
-wrong(D, "stratified_subset(fraction=2)", 'fraction=2')(lambda: arrays('stratified_subset', y, fraction=2))
+wrong(D, "stratified_subset(fraction=2)", 'fraction: got 2')(lambda: arrays('stratified_subset', y, fraction=2))
 wrong(D, "stratified_subset(n_per_class=99)", 'n_per_class=99')(lambda: arrays('stratified_subset', y, n_per_class=99))
 wrong(D, "stratified_split(n_valid=0)", 'n_valid: got 0')(lambda: arrays('stratified_split', y, 0))
 wrong(D, "image_dls(idx=[99999])", 'idx holds rows 99999')(lambda: arrays('image_dls', data(), [99999]))
