@@ -126,6 +126,7 @@ def _remarks(z, y, man):
         found.append('its outputs are probabilities (rows sum to 1), expected logits: remove the softmax at its end')
     return found
 
+# %% ../nbs/06_judge.ipynb #82b54f0c
 def _permuted(z, y):
     "Would another order of the classes explain the labels?"
     if z.shape[1]>int(y.max())+1 or z.shape[1]<2: return []
