@@ -15,7 +15,7 @@ import code_style
 ROOT = Path(__file__).resolve().parents[1]
 BY_HAND = ('__init__.py', '__main__.py')   # the only modules that come from no notebook
 IGNORED = shutil.ignore_patterns('.ipynb_checkpoints', '_*')   # of `nbs/`, when it is exported
-STYLE = ''   # in the default run, style is asked of: '' nothing, 'notebooks', 'all' (tools and tests, too)
+STYLE = 'notebooks'   # in the default run, style is asked of: '' nothing, 'notebooks', 'all' (tools and tests, too)
 UNSTORED = re.compile(r'^\s*#\|\s*(hide|export\w*|default_exp|slow|real|eval:\s*false)\b', re.M)
 
 
