@@ -268,6 +268,7 @@ def _trace_stages(
     x:Tensor, # images [B,channels,H,W]
 )->tuple: # (multiply-adds of each stage for the whole batch, channels before each stage and after the last)
     "What each stage costs and how many channels it takes"
+    _run(stages, x)   # refuses images that are too small
     costs,channels = [],[x.shape[1]]
     with torch.no_grad(), eval_mode(stages):
         for stage in stages:

@@ -80,6 +80,12 @@ def test_held_out_images_are_counted():
     with pytest.raises(fuzz.EKDError, match='n_valid: got 2.5'): fuzz.parts.image_dls(context().arrays, valid=2.5)
 
 
+def test_images_that_are_too_small_for_the_last_stage():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 8, 5), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                        nn.Linear(8, 4))
+    with pytest.raises(fuzz.EKDError, match='cannot process images of'): branched_student(net, 2, 4, size=6)
+
+
 def context(): return fuzz.parts.Context(Path('.'), 8, 1, 2, 0)
 
 
