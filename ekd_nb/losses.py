@@ -124,7 +124,7 @@ class DistillLoss(nn.Module):
         self.numbers,self.schedules,self.peaks = {},{},{}   # of each `LossNumber`: value, schedule, largest value
         self.recent_terms = deque(maxlen=2)   # of the last two calls, name -> [B]
         self.alpha,self.beta,self.tau = alpha,beta,tau
-        expect(0<=label_smoothing<1, 'label_smoothing', label_smoothing, 'a share in [0, 1)')
+        expect(isinstance(label_smoothing, Real) and 0<=label_smoothing<1, 'label_smoothing', label_smoothing, 'a share in [0, 1)')
         expect(reduction in ('mean', 'sum', 'none'), 'reduction', reduction, "'mean', 'sum' or 'none'")
         self.label_smoothing,self.reduction = label_smoothing,reduction
 
@@ -487,7 +487,8 @@ def set_hints(self:EKDLoss, hint_error, hint_schedule, hint_end, projection):
         raise EKDError(f'normalize_hints: got True with hint_error={hint_error!r}, which is relative already; expected False')
     if hint_schedule=='auto': hint_schedule = None if 'gamma' in self.schedules else 'cosine'
     expect(hint_schedule in (None, 'linear', 'cosine'), 'hint_schedule', hint_schedule, "None, 'linear', 'cosine' or 'auto'")
-    if not 0<hint_end<=1: raise EKDError(f'hint_end: got {hint_end}, expected a share of the training above 0 and up to 1')
+    share = isinstance(hint_end, Real) and 0<hint_end<=1
+    expect(share, 'hint_end', hint_end, 'a share of the training above 0 and up to 1')
     if projection not in ('linear', 'mlp'): raise EKDError(f"projection: got {projection!r}, expected 'linear' or 'mlp'")
     if hint_schedule and 'gamma' in self.schedules:
         raise EKDError(f'hint_schedule: got {hint_schedule!r} and a schedule for gamma, expected one of the two')

@@ -80,6 +80,11 @@ def test_held_out_images_are_counted():
     with pytest.raises(fuzz.EKDError, match='n_valid: got 2.5'): fuzz.parts.image_dls(context().arrays, valid=2.5)
 
 
+@pytest.mark.parametrize('kw', [dict(label_smoothing='0.1'), dict(hint_end='1'), dict(label_smoothing=None)], ids=str)
+def test_shares_are_numbers(kw):
+    with pytest.raises(fuzz.EKDError, match=f'{[*kw][0]}: got'): fuzz.parts.EKDLoss(**kw)
+
+
 def test_images_that_are_too_small_for_the_last_stage():
     net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 8, 5), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
                         nn.Linear(8, 4))
