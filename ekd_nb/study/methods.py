@@ -195,7 +195,7 @@ def make_loss(
     lam = {'own': p.lam, 'average': 0., 'best': 1.}[m.teacher]
     gamma = p.gamma if m.hints else 0.
     return EKDLoss(p.alpha, p.beta, gamma, p.tau, lam, p.reduce, p.ensemble, assign, normalize_hints=p.relative_hints,
-                   hint_error='mse', hint_schedule=None)
+                   hint_error=p.hint_error, hint_schedule=p.hint_schedule)
 
 # %% ../../nbs/study/01_methods.ipynb #c7249151
 _TEACHER_FIELDS = dict(tau=0., alpha=0., beta=0., gamma=0., lam=0., teacher_epochs=0)
@@ -220,7 +220,7 @@ def relevant_fields(
     if not m.has_teacher: res |= _TEACHER_FIELDS | dict(teachers=len(p.teachers))
     if m.teacher!='own' or m.loss!='ekd': res['lam'] = 0.
     if m.loss!='ekd': res |= dict(reduce='sum', ensemble=1.)
-    if not (m.hints and m.loss=='ekd'): res['relative_hints'] = False
+    if not (m.hints and m.loss=='ekd'): res |= dict(relative_hints=False, hint_error='mse', hint_schedule=None)
     if not m.hints: res['gamma'] = 0.
     res['hint_cells'] = _hint_cells(p, m)
     if not m.several: res |= dict(fusion='mean', reduce='sum', ensemble=1.)
