@@ -263,6 +263,14 @@ MAX_COST = 2.2   # multiply-adds of a student, as a multiple of those of the net
 
 def _stage_names(stages): return [n for n,_ in stages.named_children()]
 
+def _run(stages, x):
+    "What leaves `stages` in evaluation mode"
+    try:
+        with torch.no_grad(), eval_mode(stages): return stages(x)
+    except RuntimeError as e:
+        why = str(e).splitlines()[0]
+        raise EKDError(f'arch: the network cannot process images of {x.shape[-1]} pixels ({why}); expected larger ones') from None
+
 def _trace_stages(
     stages:nn.Sequential,
     x:Tensor, # images [B,channels,H,W]
@@ -277,6 +285,7 @@ def _trace_stages(
             channels.append(x.shape[1])
     return costs,channels
 
+# %% ../nbs/04_student.ipynb #b1f2c3d4
 def _default_split(
     stages, # of each branch's network
     x:Tensor, # images [B,channels,H,W]
@@ -305,14 +314,6 @@ def _split_index(stages, split):
     if isinstance(split, bool) or not isinstance(split, int) or not 0<=split<=len(names):
         raise EKDError(f'split: got {split!r}, expected 0 to {len(names)} stages in the trunk (stages: {", ".join(names)})')
     return split
-
-def _run(stages, x):
-    "What leaves `stages` in evaluation mode"
-    try:
-        with torch.no_grad(), eval_mode(stages): return stages(x)
-    except RuntimeError as e:
-        why = str(e).splitlines()[0]
-        raise EKDError(f'arch: the network cannot process images of {x.shape[-1]} pixels ({why}); expected larger ones') from None
 
 def _n_channels(h): return h.shape[1] if h.ndim==4 else h.shape[-1]
 def _label(arch): return arch_name(arch) or getattr(arch, '__name__', type(arch).__name__)
