@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ekd_nb.core import digest_matches
-from ekd_nb.study.suite import CANDIDATES, EKD_CANDIDATES, KD_CANDIDATES, TASKS, Jobs, load_suite, plan, ranking, tiny
+from ekd_nb.study.suite import CANDIDATES, EKD_CANDIDATES, KD_CANDIDATES, TASKS, Jobs, gains, load_suite, plan, ranking, tiny
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,7 +31,27 @@ def test_records_are_sealed_of_a_known_plan_and_of_validation_images():
                 r['loss'] == CANDIDATES[r['candidate']].loss)
 
 
-def record(task, candidate, accuracy, seed=0): return dict(task=task, candidate=candidate, seed=seed, accuracy=accuracy)
+def test_further_runs_are_planned_and_leave_the_choice_alone():
+    more, names = read_plan('suite-3'), {c['name'] for c in plan()['candidates']}
+    assert digest_matches(more) and more['adds_to'] == plan()['digest'] and 'not changed' in more['choice']
+    assert all(r['task'] in TASKS and r['candidate'] in names and r['seed'] > 0 for r in more['runs'])
+    assert {r['task'] for r in more['runs']} | {'digits-more', 'digits-same'} == set(TASKS)
+
+
+def test_later_seeds_alone(tmp_path):
+    class Ready:
+        def needs(self): return []
+    jobs = Jobs({'grey': TASKS['grey']}, {'labels': CANDIDATES['labels']}, tmp_path, lambda t, seed: Ready(), seeds=(2,))
+    assert jobs.next(10**6) == ('run', 'grey', 'labels', 2) and jobs.next(10**6) is None
+
+
+def record(task, candidate, accuracy, seed=0, device='cpu'):
+    return dict(task=task, candidate=candidate, seed=seed, accuracy=accuracy, device=device)
+
+
+def test_gains_are_differences_on_one_device():
+    records = [record('grey', 'labels', .5), record('grey', 'ekd', .52), record('grey', 'ekd', .9, device='cuda')]
+    assert gains(records, 'ekd').loc['ekd', 'grey'].round(6) == 2
 
 
 def test_the_rule_prefers_no_harm_to_a_high_mean():

@@ -9,8 +9,8 @@ __all__ = ['SMALL', 'TINY', 'VISION', 'TASKS', 'FORMER', 'EKD_CANDIDATES', 'SECO
            'CANDIDATES', 'REFERENCE', 'FILE_CLASSES', 'FILE_SIZE', 'SCORES', 'RULE', 'LIMIT', 'LIMIT_ONE_SEED',
            'FINALISTS', 'SEEDS', 'ORDER', 'STEP_S', 'Task', 'Candidate', 'timm_resnet', 'timm_width', 'suite_student',
            'write_files', 'few_files', 'file_dls', 'greyed', 'arrays', 'task_rows', 'optimiser', 'StopAt', 'quiet',
-           'Bench', 'record_path', 'describe', 'run_candidate', 'load_suite', 'gains', 'ranking', 'plan', 'Jobs',
-           'Worker', 'work', 'run_pool', 'tiny', 'main']
+           'Bench', 'record_path', 'describe', 'run_candidate', 'load_suite', 'gains', 'ranking', 'plan', 'addition',
+           'Jobs', 'Worker', 'work', 'run_pool', 'tiny', 'main']
 
 # %% ../../nbs/study/06_suite.ipynb #966fbac6
 import argparse, json, os, sys, tempfile, time, traceback
@@ -474,10 +474,11 @@ def gains(
     records:list,
     family:str, # `ekd` or `kd`
 )->pd.DataFrame: # candidates × tasks, points
-    "Mean gain of each candidate on each task over the same student on labels"
-    acc = {(r['task'], r['candidate'], r['seed']): 100*r['accuracy'] for r in records}
-    rows = [(c,t,a-acc[t,REFERENCE[family],s]) for (t,c,s),a in acc.items()
-            if c in CANDIDATES and CANDIDATES[c].family==family and (t, REFERENCE[family], s) in acc]
+    "Mean gain of each candidate on each task over the same student on labels, on the same device"
+    acc = {(r['task'], r['candidate'], r['seed'], r.get('device')): 100*r['accuracy'] for r in records}
+    ref = REFERENCE[family]
+    rows = [(c,t,a-acc[t,ref,s,d]) for (t,c,s,d),a in acc.items()
+            if c in CANDIDATES and CANDIDATES[c].family==family and (t, ref, s, d) in acc]
     table = pd.DataFrame(rows, columns=['candidate', 'task', 'gain'])
     table = table.pivot_table(index='candidate', columns='task', values='gain')
     return table.reindex(columns=[t for t in TASKS if t in table])
@@ -506,6 +507,19 @@ def plan()->dict:
                 tasks=[asdict(t) for t in TASKS.values()], candidates=[asdict(c) for c in CANDIDATES.values()])
     return add_digest(json.loads(json.dumps(body)))
 
+def addition(
+    tasks, # names
+    candidates, # names
+    seeds,
+    device:str, # of the further runs
+    why:str,
+)->dict:
+    "Further runs of a plan, in their order, sealed; the choice made from the plan's own runs stays"
+    runs = [dict(task=t, seed=s, candidate=c) for t in tasks for s in seeds for c in candidates]
+    body = dict(suite=1, adds_to=plan()['digest'], why=why, choice='is not changed by these runs', device=device,
+                order='cheap ones first, as far as the time goes', runs=runs)
+    return add_digest(json.loads(json.dumps(body)))
+
 # %% ../../nbs/study/06_suite.ipynb #37af9352
 STEP_S = .03 # first guess, seconds a step
 
@@ -527,12 +541,14 @@ class Jobs:
     def waves(self, busy=()):
         "Lists of (candidates, seed), each begun when the one before has been handed out"
         first = [c for c in self.candidates.values() if c.first]
-        yield first,0
-        yield [c for c in self.candidates.values() if not c.first],0
-        for seed in self.seeds[1:]:
+        if 0 in self.seeds:
+            yield first,0
+            yield [c for c in self.candidates.values() if not c.first],0
+        later = [seed for seed in self.seeds if seed>0]
+        for seed in later:
             yield [c for c in self.candidates.values() if c.family=='labels' or c.name=='ekd'],seed
             yield self.best(busy),seed
-        for seed in self.seeds[1:]: yield list(self.candidates.values()),seed
+        for seed in later: yield list(self.candidates.values()),seed
 
 # %% ../../nbs/study/06_suite.ipynb #50c22694
 @patch
@@ -763,11 +779,13 @@ def main(argv=None):
     p.add_argument('--scratch', help='folder for image files')
     p.add_argument('--tiny', action='store_true', help='one epoch of few images each: do all runs work?')
     p.add_argument('--plan', help='write the plan into this file and run nothing')
+    p.add_argument('--why', help='with --plan: a plan of further runs, of the tasks, candidates and seeds named')
     p.add_argument('--table', action='store_true', help='print the ranking of the records in the folder')
     a = p.parse_args(argv)
     if a.plan:
         Path(a.plan).parent.mkdir(parents=True, exist_ok=True)
-        return print(write_json(a.plan, plan()))
+        more = a.why and addition(a.tasks, a.candidates, a.seeds, a.device, a.why)
+        return print(write_json(a.plan, more or plan()))
     if a.table:
         for f in REFERENCE: print(ranking(load_suite(a.out), f).round(1).to_string(), end='\n\n')
         return
