@@ -20,10 +20,11 @@ from fastai.torch_core import one_param, to_device
 
 from .core import EKDError, eval_mode
 from .data import last_batch_size, n_items
-from .losses import DistillLoss, resolve_assignment
+from .losses import DistillLoss
 from .judge import judge_teachers, match_teachers
 from .memo import TeacherMemo
 from .student import BranchedStudent, StudentOutput
+from .targets import resolve_assignment
 from .teachers import TeacherEnsemble, TeacherOutput, check_batch_independent, check_teachers
 
 # %% ../nbs/11_preflight.ipynb #a501a2a8

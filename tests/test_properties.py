@@ -4,9 +4,10 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings, strategies as st
 from torch import nn
 from ekd_nb.data import ViewKey, ViewSet, crop_flip, view_order
-from ekd_nb.losses import EKDLoss, resolve_assignment, branch_targets, soft_target_kl
+from ekd_nb.losses import EKDLoss
 from ekd_nb.memo import TeacherMemo
 from ekd_nb.student import Fusion, StudentOutput, branched_student
+from ekd_nb.targets import branch_targets, resolve_assignment, soft_target_kl
 from ekd_nb.teachers import TeacherEnsemble, TeacherOutput
 
 few = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

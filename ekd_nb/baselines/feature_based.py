@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from fastai.torch_core import num_distrib
 from fastcore.basics import patch
 
-from ..core import EKDError
+from ..core import EKDError, upcast
 from ..data import ViewDataset
 from .logit_based import SingleStudentLoss, call_torchdistill, torchdistill_loss
-from ..losses import upcast
 
 # %% ../../nbs/baselines/01_feature_based.ipynb #086a8acf
 class FeatureLoss(SingleStudentLoss):

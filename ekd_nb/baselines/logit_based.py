@@ -14,8 +14,9 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 
-from ..core import EKDError, expect
-from ..losses import DistillLoss, upcast, soft_target_kl
+from ..core import EKDError, expect, upcast
+from ..losses import DistillLoss
+from ..targets import soft_target_kl
 
 # %% ../../nbs/baselines/00_logit_based.ipynb #e1afb19c
 def torchdistill_loss(

@@ -11,8 +11,9 @@ __all__ = ['PeerLoss', 'ONELoss', 'CLILRLoss', 'DMLLoss', 'separate_loss']
 import torch
 from torch import Tensor
 
-from ..core import EKDError, expect
-from ..losses import DistillLoss, EKDLoss, upcast, soft_target_kl
+from ..core import EKDError, expect, upcast
+from ..losses import DistillLoss, EKDLoss
+from ..targets import soft_target_kl
 
 # %% ../../nbs/baselines/02_peers.ipynb #9d3b4f84
 class PeerLoss(DistillLoss):
