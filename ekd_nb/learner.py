@@ -156,6 +156,7 @@ def connect(
     pred = probe_student(student, found.x)
     check_single_images(student, dls.train, pred.features)
     if loss.needs_features: add_projections(student, loss, pred.features, found, dls)
+    if loss.use_teachers and loss.needs_teacher: loss.use_teachers(found.teachers)
     dry_run(student, loss, found, pred)
 
 # %% ../nbs/12_learner.ipynb #ea1b1307

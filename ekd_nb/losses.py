@@ -61,6 +61,7 @@ class DistillLoss(nn.Module):
     fusion = None             # name of the fusion that the student must have
     class_weights = None      # weight of each class in the cross-entropy, float [C]
     make_projections = None   # function (widths, teacher features, dls) -> modules on the student's features
+    use_teachers = None       # function of the `TeacherEnsemble`, for a loss that needs more than the teachers' outputs
     projection = 'linear'     # form of the usual projections: `linear` or `mlp`
     optional_hints = False    # go on without hints where teachers have no features?
     hint_error = 'mse'        # form of the hints

@@ -13,6 +13,7 @@ from typing import Callable, NamedTuple
 from ..core import EKDError, expect
 from .feature_based import ATLoss, CRDLoss, FitNetLoss, RKDLoss, SPLoss
 from .logit_based import DISTLoss, DKDLoss, LogitStdLoss
+from .multi_teacher import CAMKDLoss
 from ..losses import DistillLoss
 from .peers import CLILRLoss, DMLLoss, ONELoss, separate_loss
 
@@ -25,21 +26,23 @@ class Baseline(NamedTuple):
     paper_settings:dict # labels, soft targets and own settings, in the source
     source:str        # where they come from
     fusion:str=None   # what the student must have
+    own:tuple=('weight',) # the settings that `own_weight` of a protocol multiplies
 
 _RD = 'RepDistiller, `scripts/run_cifar_distill.sh`'
 BASELINES = dict(
     fitnet=Baseline(FitNetLoss, 'single', 'features', dict(labels=1, soft=0, weight=100), _RD),
     at=Baseline(ATLoss, 'single', 'features', dict(labels=1, soft=0, weight=1000), _RD),
-    rkd=Baseline(RKDLoss, 'single', 'features', dict(labels=1, soft=1, distance=25, angle=50), "the authors' `run_distill_classification.py`"),
+    rkd=Baseline(RKDLoss, 'single', 'features', dict(labels=1, soft=1, distance=25, angle=50), "the authors' `run_distill_classification.py`", own=('distance', 'angle')),
     sp=Baseline(SPLoss, 'single', 'features', dict(labels=1, soft=0, weight=3000), _RD),
     crd=Baseline(CRDLoss, 'single', 'features', dict(labels=1, soft=1, weight=.8, negatives=16384, dim=128, temperature=.07, momentum=.5), f"the authors' {_RD}, `CRD+KD`"),
-    dkd=Baseline(DKDLoss, 'single', 'logits', dict(labels=1, soft=0, tckd=1, nckd=2), "the authors' mdistiller, `configs/cifar100/dkd/res56_res20.yaml`"),
-    dist=Baseline(DISTLoss, 'single', 'logits', dict(labels=1, soft=0, inter=1, intra=1), "defaults of the authors' `dist_kd.py`"),
+    dkd=Baseline(DKDLoss, 'single', 'logits', dict(labels=1, soft=0, tckd=1, nckd=2), "the authors' mdistiller, `configs/cifar100/dkd/res56_res20.yaml`", own=('nckd',)),
+    dist=Baseline(DISTLoss, 'single', 'logits', dict(labels=1, soft=0, inter=1, intra=1), "defaults of the authors' `dist_kd.py`", own=('inter', 'intra')),
+    camkd=Baseline(CAMKDLoss, 'single', 'features', dict(labels=1, soft=1/3, weight=50/3), "the authors' `scripts/run.sh` and `loops.py`, which divide by the 3 teachers"),
     lskd=Baseline(LogitStdLoss, 'single', 'logits', dict(labels=.1, soft=0, weight=9, tau=2), "the authors' README and `KD.py`: in place of soft targets of weight 0.9 at τ=4"),
-    one=Baseline(ONELoss, 'branched', None, dict(labels=1, peers=1, tau=3), "the authors' `cifar_one.py` and `kl_loss.py`", 'gate'),
-    cl_ilr=Baseline(CLILRLoss, 'branched', None, dict(labels=.5, peers=.5, tau=2), 'MCL-OKD (others), `main_cifar_cl_ilr.py`'),
-    dml=Baseline(DMLLoss, 'separate', None, dict(labels=1, peers=1, tau=1), 'the paper'),
-    separate=Baseline(separate_loss, 'separate', 'logits', dict(labels=.1, soft=.9, tau=4), f'{_RD}, `KD`'))
+    one=Baseline(ONELoss, 'branched', None, dict(labels=1, peers=1, tau=3), "the authors' `cifar_one.py` and `kl_loss.py`", 'gate', ('peers',)),
+    cl_ilr=Baseline(CLILRLoss, 'branched', None, dict(labels=.5, peers=.5, tau=2), 'MCL-OKD (others), `main_cifar_cl_ilr.py`', own=('peers',)),
+    dml=Baseline(DMLLoss, 'separate', None, dict(labels=1, peers=1, tau=1), 'the paper', own=('peers',)),
+    separate=Baseline(separate_loss, 'separate', 'logits', dict(labels=.1, soft=.9, tau=4), f'{_RD}, `KD`', own=()))
 
 def make_baseline(
     name:str, # a key of `BASELINES`

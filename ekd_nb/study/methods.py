@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import NamedTuple
 
-from ..baselines.registry import make_baseline
+from ..baselines.registry import BASELINES, make_baseline
 from ..core import EKDError, expect
 from ..losses import EKDLoss
 from ..models import count_flops, count_params, width_for_flops, width_for_params
@@ -106,6 +106,7 @@ class Method:
     feature_grid:int=1    # cells a side of the teacher features that the loss needs, at least
     color:str=None        # hexadecimal; None: that of the family
     family:str=None       # the method whose colour it shares
+    extra:bool=False      # a control that only some protocols have
     marker:str='o'        # of matplotlib
 
     @property
@@ -139,12 +140,14 @@ METHODS = {m.name: m for m in (
     _rival('fitnet', 'FitNet hints', 'wide student, hints from the last feature map (Romero et al. 2015), best teacher', loss='fitnet', hints=True, feature_grid=8, color='#D018B8', marker='h'),
     Method('kd_hint', 'KD with hints', 'plain student, average of the teachers, with hints: the loss of ekd_avg for one network', single_network, 'average', hints=True, family='fitnet', marker='^'),
     Method('kd_wide_hint', 'KD, wide student, with hints', 'wide student, average of the teachers, with the same hints', wide_network, 'average', hints=True, family='fitnet', marker='v'),
+    Method('kd_best_hint', 'KD, best teacher, with hints', 'wide student, the best teacher alone, with its hints', wide_network, 'best', hints=True, family='fitnet', marker='>', extra=True),
     Method('kd_flops_hint', 'KD, student of equal cost, with hints', 'student of equal multiply-adds, average of the teachers, with the same hints', equal_cost_network, 'average', hints=True, family='fitnet', marker='s'),
     Method('kd_light_hint', 'one head, with hints', 'one head on the trunk of ekd_light, average of the teachers, with the same hints', one_head_network, 'average', hints=True, family='fitnet', marker='D'),
     _rival('at', 'AT', 'wide student, attention maps (Zagoruyko and Komodakis 2017), best teacher', loss='at', feature_grid=8, family='fitnet', marker='H'),
     _rival('rkd', 'RKD', 'wide student, distances and angles between images (Park et al. 2019), best teacher', loss='rkd', family='fitnet', marker='8'),
     _rival('sp', 'SP', 'wide student, similarities between images (Tung and Mori 2019), best teacher', loss='sp', feature_grid=8, family='fitnet', marker='X'),
     _rival('crd', 'CRD', 'wide student, contrast with other images (Tian et al. 2020), best teacher', loss='crd', family='fitnet', marker='P'),
+    _rival('camkd', 'CA-MKD', 'wide student, teachers weighted by their confidence, with hints (Zhang et al. 2022)', teacher='average', loss='camkd', family='fitnet', marker='p', extra=True),
     Method('one', 'ONE', 'the branched student, a gated ensemble teaches its branches, no teacher (Lan et al. 2018)', _gated, loss='one', several=True, family='branched', marker='s'),
     Method('cl_ilr', 'CL-ILR', 'the branched student, branches teach each other, no teacher (Song and Chai 2018)', branched_network, loss='cl_ilr', several=True, family='branched', marker='p'),
     Method('dml', 'deep mutual learning', 'separate networks teach each other, no teacher (Zhang et al. 2018)', separate_networks, loss='dml', several=True, family='branched', marker='8'),
@@ -175,10 +178,16 @@ def make_student(
 
 # %% ../../nbs/study/01_methods.ipynb #9cdda1dd
 def _baseline_loss(p, m, best):
-    "The loss of another method; its hints, if any, weigh as much as EKD's"
-    if not m.has_teacher: return make_baseline(m.loss, 1., 1.)
+    "The loss of another method; its hints, if any, weigh as much as EKD's unless it has a weight of its own"
+    if not m.has_teacher: return make_baseline(m.loss, 1., p.own_weight or 1.)
     overrides = dict(weight=p.gamma/p.beta) if m.hints and p.gamma else {}
+    if p.own_weight: overrides = _own_settings(p, BASELINES[m.loss])
     return make_baseline(m.loss, p.alpha, p.beta, p.tau, best if m.teacher=='best' else None, **overrides)
+
+def _own_settings(p, b):
+    "A method's own settings: `own_weight` times the authors', relative to the weight of the labels"
+    scale = p.own_weight*p.alpha/p.beta/b.paper_settings['labels']
+    return {k: scale*b.paper_settings[k] for k in b.own}
 
 def make_loss(
     p:Protocol,
@@ -221,7 +230,8 @@ def relevant_fields(
     if m.teacher!='own' or m.loss!='ekd': res['lam'] = 0.
     if m.loss!='ekd': res |= dict(reduce='sum', ensemble=1.)
     if not (m.hints and m.loss=='ekd'): res |= dict(relative_hints=False, hint_error='mse', hint_schedule=None)
-    if not m.hints: res['gamma'] = 0.
+    if not m.hints or (m.loss!='ekd' and p.own_weight): res['gamma'] = 0.
+    if m.loss=='ekd' or not BASELINES[m.loss].own: res['own_weight'] = None
     res['hint_cells'] = _hint_cells(p, m)
     if not m.several: res |= dict(fusion='mean', reduce='sum', ensemble=1.)
     return res

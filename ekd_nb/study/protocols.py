@@ -50,6 +50,7 @@ class Protocol:
     ensemble:float=1.     # weight of the ensemble's terms
     n_valid:int=5000      # images held out of training for choices
     n_curve:int=1000      # of those, how many draw the learning curves
+    own_weight:float=None # weight of another method's own term, 1 as its authors have it; None: see `make_loss`
 
 # %% ../../nbs/study/00_protocols.ipynb #ec1ea57f
 _AT_LEAST = dict(per_class=1, epochs=1, teacher_epochs=1, bs=1, n_views=1, hint_cells=1, n_curve=1,
@@ -65,6 +66,7 @@ def check_protocol(
         v = getattr(p, k)
         expect(v is None or v>=least, k, v, f'a number of at least {least}')
     for k in ('lr', 'tau'): expect(getattr(p, k)>0, k, getattr(p, k), 'a number above 0')
+    expect(p.own_weight is None or p.own_weight>0, 'own_weight', p.own_weight, 'None or a number above 0')
     for k,names in _ONE_OF.items(): expect(getattr(p, k) in names, k, getattr(p, k), f"one of {', '.join(map(str, names))}")
     expect(0<=p.lam<=1, 'lam', p.lam, 'a number from 0 to 1')
     expect(len(p.teachers)>0, 'teachers', p.teachers, 'at least one architecture')

@@ -277,7 +277,7 @@ def competitors(
     hinted:bool=False # one network with all of EKD's hints, instead of methods of other papers
 ) -> list: # names
     "The other methods that teach one student from teachers, of about EKD's parameters or fewer"
-    one_network = [m for m in METHODS.values() if m.has_teacher and m.student and not m.several]
+    one_network = [m for m in METHODS.values() if m.has_teacher and m.student and not m.several and not m.extra]
     return [m.name for m in one_network if (m.loss=='ekd' and m.hints)==hinted]
 
 def best_competitor(
