@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .core import (EKDError, add_digest, expect, eval_mode, library_versions, same_answers, sha256_file,
-                         write_atomic, write_json)
+from .core import (EKDError, add_digest, expect, eval_mode, library_versions, probe_images, same_answers,
+                         sha256_file, write_atomic, write_json)
 from .fold import FusedStudent, fold_batchnorm
 from .models import count_params
-from .student import BranchedStudent, branched_student, probe_images
+from .student import BranchedStudent, branched_student
 from .teachers import manifest_path, read_manifest
 
 # %% ../nbs/16_deploy.ipynb #a1240944

@@ -17,8 +17,10 @@ from torch.fx import GraphModule, Tracer
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from fastai.torch_core import one_param
 
-from .core import EKDError, same_answers
-from .student import BranchedStudent, Fusion, GroupedLayer, probe_images
+from .branches import Fusion
+from .core import EKDError, probe_images, same_answers
+from .grouped import GroupedLayer
+from .student import BranchedStudent
 
 # %% ../nbs/14_fold.ipynb #60ad0d11
 class _Tracer(Tracer):

@@ -18,9 +18,9 @@ from fastai.layers import NoneReduce
 from fastcore.basics import patch
 from torch import Tensor, nn
 
+from .branches import StudentOutput
 from .core import EKDError, expect, upcast
 from .hints import hint_errors
-from .student import StudentOutput
 from .targets import branch_targets, hint_weights, resolve_assignment, soft_target_kl
 
 # %% ../nbs/07_losses.ipynb #eeee1261

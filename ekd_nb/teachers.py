@@ -20,9 +20,9 @@ from fastai.torch_core import get_model as without_parallel
 from fastcore.basics import listify, patch
 from torch import Tensor, nn
 
+from .branches import TupleFromList
 from .core import EKDError, output_distance, tensor_bytes
 from .features import find_features, forward_with_features
-from .student import TupleFromList
 from .teacher_files import class_names, data_stats, load_teacher, manifest_path, read_manifest, save_teacher
 
 # %% ../nbs/05_teachers.ipynb #a061b31b
