@@ -100,9 +100,9 @@ class Project:
     def sidebar(self, *names):
         nav = '\n'.join(f'          - {n}' for n in names)
         yml = (TOOLS.parent/'_quarto.yml').read_text()
-        at, end = yml.index('    contents:\n'), yml.index('\nmetadata-files')
+        at, end = yml.index('  sidebar:\n'), yml.index('\nmetadata-files')
         yml = re.sub(r'left:\n(?:(?:      ).*\n)+', 'left:\n      - text: Start\n        href: index.ipynb\n',
-                     yml[:at]) + f'    contents:\n      - section: Start\n        contents:\n{nav}\n' + yml[end:]
+                     yml[:at]) + f'  sidebar:\n    - id: start\n      contents:\n      - section: Start\n        contents:\n{nav}\n' + yml[end:]
         (self.root/'_quarto.yml').write_text(yml)
 
     def build(self, *cells):
@@ -235,8 +235,24 @@ SPOILED = {
     'dark: contrast': '<style>.quarto-dark p {background: #111; color: #555}</style><p>pale</p>',
     'request failed': '<script>fetch("http://127.0.0.1:9/").catch(() => 0)</script>',
     'weighs': '<img alt="x" src="heavy.png">',
+    'dark: picture slab.png is a white slab': '<style>.quarto-dark {background: #111}</style><img alt="x" src="slab.png">',
+    'light: ink of picture faint.png has a contrast of 2': '<img alt="x" src="faint.png">',
+    'on a phone: picture broad.png': '<img alt="x" src="broad.png" style="max-width:100%">',
+    'dark: contrast 1': '<style>.quarto-dark {background: #111; color: #eee} code {background: #eee}</style><p><code>x</code></p>',
+    'dark: contrast 1.0': '<style>.quarto-dark {background: #111; color: #fff} td {background: #fff}</style>'
+                         '<table><tr><td>1</td></tr></table>',
+    'navigation without a name': '<nav><a href="#a">x</a></nav>',
+    'without scope': '<table><tr><th>x</th></tr></table>',
     'script error': '<script>nothing()</script>', 'console': '<script>console.error("oh")</script>',
     'another host': '<img src="http://other.invalid/x.png" alt="x">'}
+
+
+def drawing(path, size, paper, ink=None):
+    "A picture of one colour, with a bar of ink"
+    from PIL import Image
+    image = Image.new('RGBA', size, paper)
+    if ink: image.paste(ink, (5, 5, size[0]-5, 9))
+    image.save(path)
 
 
 @pytest.fixture(scope='module')
@@ -245,6 +261,8 @@ def seen(tmp_path_factory):
     found = {}
     folder = tmp_path_factory.mktemp('site')
     (folder/'heavy.png').write_bytes((TOOLS.parent/'nbs/images/card.png').read_bytes()+bytes(check.MAX_PAGE))
+    for name, size, colors in (('slab', (60, 40), '#ffffffff'), ('faint', (60, 40), '#00000000 #aaaaaaff'), ('broad', (700, 40), '#7a7a7aff')):
+        drawing(folder/f'{name}.png', size, *colors.split())
     (folder/'sound.html').write_text(GOOD.format('<p>fine <a href="#a">up</a></p>'))
     for i, body in enumerate(SPOILED.values()):
         (folder/f'page{i}.html').write_text(GOOD.format(body.replace('href="#b"', f'href="page{i}.html#b"')))
@@ -255,6 +273,14 @@ def seen(tmp_path_factory):
 
 
 def test_sound_page_passes(seen): assert 'sound.html' not in seen
+
+
+def test_any_folder_of_pages_can_be_looked_at(tmp_path, capsys):
+    assert check.main([str(tmp_path)]) and 'holds no page' in capsys.readouterr().out
+    (tmp_path/'_docs').mkdir()
+    (tmp_path/'_docs/index.html').write_text(GOOD.format('<p style="color:#aaa">pale</p>'))
+    if check.check(tmp_path/'_docs') is None: pytest.skip('no Chromium on this machine')
+    assert check.main([str(tmp_path/'_docs')]) and 'index.html: light: contrast' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('i, says', list(enumerate(SPOILED)))

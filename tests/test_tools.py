@@ -246,3 +246,28 @@ def test_a_changed_output_is_reported_with_notebook_and_cell(tmp_path):
     said = [l for l in r.stdout.splitlines() if 'cell' in l]
     assert r.returncode and len(said) == 1, r.stdout+r.stderr
     assert f"{path}, cell 1 stores '3', a fresh run gives '2'" in said[0]
+
+
+FRAME = ('<style>td {background: #fff}</style><table border="1"><thead><tr><th></th><th>a_b</th></tr><tr><th>seed</th>'
+         '<th></th></tr></thead><tbody><tr><th>0</th><td>1.5</td></tr><tr><th>1|2</th><td>-3</td></tr></tbody></table>')
+
+
+def test_tables_are_stored_as_markdown():
+    (o,) = cells.without_html([result(text_html=FRAME, text_plain='   a_b')])
+    assert o['data'] == {'text/markdown': '| seed | a\\_b |\n|---|--:|\n| 0 | 1.5 |\n| 1\\|2 | -3 |', 'text/plain': '   a_b'}
+    bar = '<div><progress max="4" value="2"></progress> 50.00% [2/4 00:00&lt;00:00]</div>'
+    assert cells.without_html([result(text_html='<style>x</style>', text_plain='<HTML>'), result(text_html=bar)]) == []
+    assert cells.without_html([result(text_html='<b>so</b>')])[0]['data'] == {'text/plain': 'so'}
+    assert cells.without_html([out('1'), result(text_plain='2')]) == [out('1'), result(text_plain='2')]
+
+
+def test_stored_html_is_refused():
+    """For it Quarto loads scripts from another host."""
+    said = [text for _, text in check.check_executed(notebook(code('x', result(text_html='<table></table>'))))]
+    assert any('stores HTML' in t for t in said)
+
+
+@pytest.mark.parametrize('path', check.notebooks(), ids=check.name_of)
+def test_no_notebook_stores_html(path):
+    kinds = {k for c in json.loads(path.read_text())['cells'] for o in c.get('outputs', []) for k in o.get('data', {})}
+    assert not kinds & {'text/html', 'application/javascript'}

@@ -1,5 +1,6 @@
 """Notebook cells as markdown: what README.md and the preview have in common."""
 import base64, html, re
+from html.parser import HTMLParser
 from itertools import groupby
 import yaml
 
@@ -61,6 +62,75 @@ def plain_html(s):
     s = re.sub(r'(?s)<(style|script)\b.*?</\1>', '', s)
     s = re.sub(r'\s(border|style)="[^"]*"', '', s)
     return '\n'.join(l for l in s.splitlines() if l.strip())
+
+
+class Tables(HTMLParser):
+    "The tables of some HTML, each a list of rows of `(text, is a heading)`, and the text outside of them"
+    def __init__(self, text):
+        super().__init__()
+        self.tables, self.text, self.cell, self.hush = [], '', None, 0
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.hush += tag in ('style', 'script', 'progress')
+        if tag == 'table': self.tables.append([])
+        if tag == 'tr' and self.tables: self.tables[-1].append([])
+        if tag in ('td', 'th'): self.cell, self.span = '', int(dict(attrs).get('colspan') or 1)
+        if tag == 'br' and self.cell is not None: self.cell += ' '
+
+    def handle_endtag(self, tag):
+        self.hush -= tag in ('style', 'script', 'progress')
+        if tag not in ('td', 'th') or self.cell is None: return
+        self.tables[-1][-1] += [(' '.join(self.cell.split()), tag == 'th')] + [('', False)]*(self.span-1)
+        self.cell = None
+
+    def handle_data(self, data):
+        if self.hush: return
+        if self.cell is not None: self.cell += data
+        else: self.text += data
+
+
+def table_markdown(rows):
+    "Rows of `(text, is a heading)` as a table in markdown; several rows of headings become one, numbers are aligned right"
+    width = max(map(len, rows))
+    rows = [[*r, *[('', False)]*(width-len(r))] for r in rows]
+    top = 1
+    while top < len(rows) and all(th or not t for t, th in rows[top]): top += 1
+    head = [' '.join(t for t, _ in column if t) for column in zip(*rows[:top])]
+    body = [[t for t, _ in r] for r in rows[top:]]
+    number = re.compile(r'[-+−]?[\d.,]+(e[-+]?\d+)?( ?[%kMG])?|nan|NaN|inf|')
+    right = [any(column) and all(map(number.fullmatch, column)) for column in zip(*body)] or [False]*width
+    line = lambda cells: f'| {" | ".join(map(escaped, cells))} |'
+    return '\n'.join([line(head), '|' + '|'.join('--:' if r else '---' for r in right) + '|', *map(line, body)])
+
+
+def escaped(text):
+    "Text of a cell of a table so that markdown takes nothing in it for markup, but for `code`"
+    parts = re.split(r'(`[^`]+`)', text)
+    return ''.join(p.replace('|', r'\|') if i % 2 else re.sub(r'([\\`*_|<>$@^~\[\]#])', r'\\\1', p)
+                   for i, p in enumerate(parts)) or ' '
+
+
+def without_html(outputs):
+    """Outputs of a cell with tables in markdown instead of HTML, without progress bars and style sheets.
+    HTML in an output makes Quarto load scripts from another host, and brings colours that no dark page can read."""
+    kept = []
+    for o in outputs:
+        data = o.get('data', {})
+        if 'text/html' not in data:
+            kept.append(o)
+            continue
+        found = Tables(joined(data['text/html']))
+        tables = [table_markdown(t) for t in found.tables if t]
+        plain = joined(data.get('text/plain', ''))
+        if tables:
+            new = {'text/markdown': '\n\n'.join(tables)}
+            if plain and not plain.startswith('<'): new['text/plain'] = data['text/plain']
+        elif text := re.sub(r'\s*\d+\.\d+% \[\d+/\d+ [\d:<? ]*\]', '', found.text).strip():
+            new = {'text/plain': text}
+        else: continue
+        kept.append({**o, 'data': new})
+    return kept
 
 
 def code_markdown(cell, image, code='python', output='', html_block='{}', raw='{}'):

@@ -67,6 +67,8 @@ def check_executed(nb):
     for i, c in code:
         for o in c.get('outputs', []):
             if o['output_type'] == 'error': yield i, f'has a stored error: {o.get("ename")}: {o.get("evalue")}'
+        if any('text/html' in o.get('data', {}) for o in c.get('outputs', [])):
+            yield i, 'stores HTML, for which Quarto loads scripts from another host: store it with tools/run_notebooks.py --save'
         if not c.get('outputs') and not UNSTORED.search(source(c)) and must_show(source(c)):
             yield i, 'shows something but nothing is stored: it was not executed'
     shown = [c for _, c in code if not UNSTORED.search(source(c))]

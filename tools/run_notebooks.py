@@ -3,15 +3,16 @@
     python tools/run_notebooks.py [--save] [--jobs 2] [nbs/07_losses.ipynb ...]
 
 Compared: printed text, displayed values and tables. Whole numbers must be equal, others agree within 5 % or 0.02,
-since another processor rounds differently. Not compared: durations, rates, file sizes, dates, paths, addresses,
-versions, digests, stderr, and every output of a cell marked `#| timing`. Of pictures only the presence is. Cells
-marked `#| eval: false`, `#| slow` or `#| real` are not run and keep what they store. `--save` stores the fresh
-outputs instead. Real data is hidden from the notebooks (EKD_DATA is unset), so that they show the same everywhere.
+since another processor rounds differently. Tables in HTML are turned into markdown first. Not compared: durations,
+rates, file sizes, dates, paths, addresses, versions, digests, stderr, and every output of a cell marked `#| timing`.
+Of pictures only the presence is. Cells marked `#| eval: false`, `#| slow` or `#| real` are not run and keep what they
+store. `--save` stores the fresh outputs instead. Real data is hidden from the notebooks (EKD_DATA is unset), so that they show the same everywhere.
 """
 import argparse, json, os, re, shutil, subprocess, sys, tempfile, time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from cells import without_html
 from check_notebooks import ROOT, cleaned, name_of, notebooks, source
 
 NOT_RUN = re.compile(r'^\s*#\|\s*(eval:\s*false|slow|real)\b|nbdev_export\(\)', re.M)
@@ -92,7 +93,10 @@ def execute(nb, cwd, slow=False):
         said = f'{getattr(e, "ename", type(e).__name__)}: {getattr(e, "evalue", e)}'
         error = (at[0], said) if at else (None, f'{type(e).__name__}: {e}')
     for c in fresh.cells: c.metadata.pop('tags', None)
-    return json.loads(nbformat.writes(fresh, version=nbformat.NO_CONVERT)), error
+    nb = json.loads(nbformat.writes(fresh, version=nbformat.NO_CONVERT))
+    for c in nb['cells']:
+        if c['cell_type'] == 'code': c['outputs'] = without_html(c['outputs'])
+    return nb, error
 
 
 def run_one(path, copy, save, slow=False):

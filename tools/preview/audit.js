@@ -12,6 +12,8 @@
     if (!b.width || !b.height || m.querySelector('merror')) bad.push(`equation is not drawn: ${short(m.textContent)}`)
   }
   document.querySelectorAll('span.math').forEach(m => bad.push(`equation is left as TeX: ${short(m.textContent)}`))
+  for (const n of document.querySelectorAll('nav')) if (!n.getAttribute('aria-label')) bad.push(`navigation without a name: ${short(n.textContent)}`)
+  for (const t of document.querySelectorAll('main th')) if (!t.scope) bad.push(`heading of a table without scope: ${short(t.textContent)}`)
   const raw = /:::|\\\(|\\\[|\$\$|\[?@(fig|tbl|eq|sec)-|#\||\?@|\]\(\S*\)|\{\.\w|`/
   const walk = document.createTreeWalker(main, NodeFilter.SHOW_TEXT)
   for (let n; n = walk.nextNode();) {

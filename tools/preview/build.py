@@ -18,7 +18,14 @@ OUT = ROOT/'_preview'
 READS = 'markdown-markdown_in_html_blocks+tex_math_single_backslash-yaml_metadata_block'
 
 
-def entry(item): return (item['href'], item.get('text')) if isinstance(item, dict) else (item, None)
+def leaves(item):
+    "Pages of a part of a sidebar, in order: `(notebook, title or None)`"
+    if isinstance(item, str): return [(item, None)]
+    if isinstance(item, list): return [page for i in item for page in leaves(i)]
+    return leaves(item['contents']) if 'contents' in item else [(item['href'], item.get('text'))]
+
+
+def rels(item): return [rel for rel, _ in leaves(item)]
 
 
 class Site:
@@ -30,7 +37,9 @@ class Site:
         self.order = self.sidebar_order()
 
     def sidebar_order(self):
-        self.names = dict(entry(i) for s in self.yml['website']['sidebar']['contents'] for i in s['contents'])
+        sidebars = self.yml['website']['sidebar']
+        self.sidebars = sidebars if isinstance(sidebars, list) else [sidebars]
+        self.names = dict(leaves(self.sidebars))
         order = list(self.names)
         missing = [r for r in order if r not in self.pages]
         hidden = [p for p in self.pages.values() if p.rel not in order]
@@ -45,20 +54,29 @@ class Site:
         here = ' aria-current="page"' if to is page else ''
         return f'<a href="{page.base}{to.html}"{cls}{here}>{html.escape(text or to.title)}</a>'
 
-    def items(self, rels, page):
-        return ''.join(f'<li>{self.anchor(r, page)}</li>' for r in rels if r in self.pages)
+    def items(self, contents, page, depth=1):
+        "A part of the sidebar as a list; a section two levels deep is closed unless it holds the page"
+        def one(item):
+            if not isinstance(item, dict) or 'contents' not in item:
+                rel = rels(item)[0]
+                return f'<li>{self.anchor(rel, page)}</li>' if rel in self.pages else ''
+            title, inner = html.escape(item['section']), self.items(item['contents'], page, depth+1)
+            if depth < 2: return f'<li><p>{title}</p>{inner}</li>'
+            shown = ' open' if page.rel in rels(item) else ''
+            return f'<li><details{shown}><summary>{title}</summary>{inner}</details></li>'
+        return f'<ul>{"".join(map(one, contents))}</ul>'
 
     def navigation(self, page):
         "Values of the template that come from _quarto.yml and the place of the page in it"
         web, repo = self.yml['website'], self.cfg.git_url
-        chapters = [(s['section'], [entry(i)[0] for i in s['contents']]) for s in web['sidebar']['contents']]
-        here = next((title for title, rels in chapters if page.rel in rels), None)
-        mark = lambda title: ' class="here"' if title == here else ''
-        links = [self.anchor(i['href'], page, i['text'], mark(i['text'])) for i in web['navbar']['left']]
-        side = ''.join(f'<p>{html.escape(title)}</p><ul>{self.items(rels, page)}</ul>' for title, rels in chapters)
-        at = self.order.index(page.rel) if page.rel in self.order else None
-        before = self.order[at-1] if at else None
-        after = self.order[at+1] if at is not None and at+1 < len(self.order) else None
+        mine = next((s['contents'] for s in self.sidebars if page.rel in rels(s)), [])
+        order = [r for r in rels(mine) if r in self.pages]
+        marked = lambda rel: ' class="here"' if rel in order else ''
+        links = [self.anchor(i['href'], page, i['text'], marked(i['href'])) for i in web['navbar']['left']]
+        side = self.items(mine, page)
+        at = order.index(page.rel) if page.rel in order else None
+        before = order[at-1] if at else None
+        after = order[at+1] if at is not None and at+1 < len(order) else None
         turn = f'<span>← {self.anchor(before, page)}</span>' if before else '<span></span>' if after else ''
         turn += f'<span>{self.anchor(after, page)} →</span>' if after else ''
         source = f'{repo}/blob/{self.cfg.branch}/{page.name}'

@@ -1,10 +1,13 @@
-"""Looks at every page of _preview/ in headless Chromium: wide and narrow, light and dark.
+"""Looks at every page of a built site in headless Chromium: wide and narrow, light and dark.
 
-    python tools/preview/check.py [--shots FOLDER]
+    python tools/preview/check.py [FOLDER] [--shots FOLDER]
 
-Complains of console errors, failed requests, requests to another host, dead links and anchors, pictures that did not
-load or have no alternative text, raw markup, equations not drawn, tables wider than a 390-pixel page, contrast below
-4.5 and pages over 2 MB. `--shots` writes a picture of every page. Without a Chromium it says so and passes.
+The folder is _preview/, or _docs/ where Quarto wrote one. Complains of console errors, failed requests, requests to
+another host, dead links and anchors, pictures that did not load or have no alternative text, raw markup, equations not
+drawn, tables wider than a 390-pixel page, text with a contrast below 4.5, figures that are a white slab on a dark page
+or whose ink is faint on either (below 4; no ink has more than 4.2 on both), writing in figures that a phone shows
+too small, navigation without a name, and pages over 600 kB (with what all pages share: over 2 MB).
+`--shots` writes a picture of every page. Without a Chromium it says so and passes.
 """
 import argparse, functools, http.server, shutil, sys, threading, time
 from pathlib import Path
@@ -16,13 +19,26 @@ BROWSERS = 'chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stabl
 FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
          '--disable-component-update', '--disable-sync', '--disable-renderer-backgrounding',
          '--disable-backgrounding-occluded-windows']
-MAX_PAGE = 2_000_000
+MAX_PAGE, MAX_SHARED = 600_000, 2_000_000   # bytes: of a page and its pictures, and with style sheets and scripts
+HEAVY = 'ask.html',   # a page that brings a network with it
+SET_THEME = """dark => {
+  if (document.body.classList.contains('quarto-dark') == dark) return
+  if (window.quartoToggleColorScheme) return window.quartoToggleColorScheme()
+  document.body.classList.toggle('quarto-dark', dark)
+  document.body.classList.toggle('quarto-light', !dark)
+}"""
 TOO_WIDE = """() => [...document.querySelectorAll('main table, main pre, main img, main figure, main math')]
   .filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !e.parentElement.closest('table, pre, math'))
+  .filter(e => e.tagName != 'IMG' || getComputedStyle(e.parentElement).overflowX != 'auto')
   .map(e => `<${e.tagName.toLowerCase()}> reaches ${Math.round(e.getBoundingClientRect().right)} px ` +
             `on a page of ${innerWidth}: ${e.textContent.trim().slice(0, 40)}`)
   .concat([document.documentElement.scrollWidth].filter(w => w > innerWidth)
           .map(w => `the page is ${w} px wide at ${innerWidth}`))"""
+
+TOO_SMALL = """() => [...document.querySelectorAll('main img')]
+  .filter(i => i.clientWidth && i.naturalWidth > 1.4*i.clientWidth)
+  .map(i => `picture ${i.getAttribute('src')} is ${i.naturalWidth} px wide and shown at ${i.clientWidth}: ` +
+            'what is written in it is too small')"""
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -38,10 +54,12 @@ def serve(folder):
 
 def look(tab, base, rel, shots=None):
     "Open one page in every guise; returns complaints, anchors and links"
-    bad, size = [], [0]
+    bad, own, shared = [], [0], [0]
     def answered(r):
         if r.status >= 400: bad.append(f'{r.url} answers {r.status}')
-        elif r.url.startswith(base): size[0] += int(r.headers.get('content-length', 0))
+        elif r.url.startswith(base):
+            size = own if r.request.resource_type in ('document', 'image') else shared
+            size[0] += int(r.headers.get('content-length', 0))
     def asked(r):
         if not r.url.startswith((base, 'data:')): bad.append(f'asks another host: {r.url}')
     heard = {'console': lambda m: m.type == 'error' and bad.append(f'console: {m.text}'),
@@ -55,13 +73,15 @@ def look(tab, base, rel, shots=None):
     bad += found['bad']
     name = rel[:-5].replace('/', '-')
     for mode in ('light', 'dark'):
-        tab.evaluate("mode => document.body.className = 'quarto-' + mode", mode)
-        bad += [f'{mode}: {t}' for t in tab.evaluate((HERE/'contrast.js').read_text())]
+        tab.evaluate(SET_THEME, mode == 'dark')
+        for script in ('contrast.js', 'figures.js'):
+            bad += [f'{mode}: {t}' for t in tab.evaluate((HERE/script).read_text())]
         if shots: tab.screenshot(path=shots/f'{name}-{mode}.png', full_page=True)
     tab.set_viewport_size({'width': 390, 'height': 844})
-    bad += tab.evaluate(TOO_WIDE)
+    bad += tab.evaluate(TOO_WIDE) + [f'on a phone: {t}' for t in tab.evaluate(TOO_SMALL)]
     if shots: tab.screenshot(path=shots/f'{name}-narrow.png', full_page=True)
-    if size[0] > MAX_PAGE: bad.append(f'weighs {size[0]/1e6:.1f} MB with what it loads')
+    for size, most, what in ((own[0], MAX_PAGE, 'its pictures'), (own[0]+shared[0], MAX_SHARED, 'all that it loads')):
+        if size > most and rel not in HEAVY: bad.append(f'weighs {size/1e6:.2f} MB with {what}')
     for k, f in heard.items(): tab.remove_listener(k, f)
     return bad, set(found['ids']), set(found['links'])
 
@@ -83,7 +103,7 @@ def check(folder=OUT, shots=None):
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if not browser: return None
     server, base = serve(folder)
-    rels = sorted(p.relative_to(folder).as_posix() for p in folder.rglob('*.html'))
+    rels = sorted(p.relative_to(folder).as_posix() for p in folder.rglob('*.html') if 'site_libs' not in p.parts)
     with sync_playwright() as p:
         chrome = p.chromium.launch(executable_path=browser, args=FLAGS)
         tab = chrome.new_page()
@@ -96,10 +116,13 @@ def check(folder=OUT, shots=None):
 
 def main(args):
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('--shots', type=Path)
+    p.add_argument('folder', nargs='?', type=Path, default=OUT, help='a built site; the preview where none is named')
+    p.add_argument('--shots', type=Path, help='where to write a picture of every page')
     a = p.parse_args(args)
+    if not list(a.folder.rglob('*.html')):
+        return print(f'folder: {a.folder} holds no page, expected a built site') or True
     if a.shots: a.shots.mkdir(parents=True, exist_ok=True)
-    start, found = time.time(), check(shots=a.shots)
+    start, found = time.time(), check(a.folder, a.shots)
     if found is None: return print(f'the preview was not looked at: none of {", ".join(BROWSERS)} is installed')
     for rel, text in found: print(f'{rel}: {text}')
     verdict = f'{len(found)} complaints' if found else 'nothing to complain of'
