@@ -10,7 +10,8 @@ __all__ = ['EKDError', 'DataNotFound', 'ImageArrays', 'load_images', 'stratified
            'load_teacher', 'read_manifest', 'save_teacher', 'pretrained_teachers', 'TeacherMemo', 'load_memo',
            'save_memo', 'DistillLoss', 'EKDLoss', 'DistillCallback', 'Checkpoint', 'ekd_learner', 'teacher_learner',
            'branch_curve', 'disagreement', 'diversity', 'evaluate_student', 'get_logits', 'BF16Callback',
-           'CompileCallback', 'FusedSGD', 'optimize_teachers', 'deploy', 'load_student', 'save_onnx', 'save_student']
+           'CompileCallback', 'FusedSGD', 'optimize_teachers', 'deploy', 'export_student', 'load_student', 'save_onnx',
+           'save_student', 'from_hub', 'push_student_hub', 'push_teacher_hub']
 
 # %% ../nbs/17_all.ipynb #37f04251
 from .core import EKDError
@@ -27,7 +28,8 @@ from .checkpoint import Checkpoint
 from .learner import ekd_learner, teacher_learner
 from .evaluate import branch_curve, disagreement, diversity, evaluate_student, get_logits
 from .speed import BF16Callback, CompileCallback, FusedSGD, optimize_teachers
-from .deploy import deploy, load_student, save_onnx, save_student
+from .deploy import deploy, export_student, load_student, save_onnx, save_student
+from .hub import from_hub, push_student_hub, push_teacher_hub
 
 # %% ../nbs/17_all.ipynb #feadc685
 _all_ = [
@@ -41,4 +43,5 @@ _all_ = [
     DistillCallback, Checkpoint, ekd_learner, teacher_learner,
     branch_curve, disagreement, diversity, evaluate_student, get_logits,
     BF16Callback, CompileCallback, FusedSGD, optimize_teachers,
-    deploy, load_student, save_onnx, save_student]
+    deploy, export_student, load_student, save_onnx, save_student,
+    from_hub, push_student_hub, push_teacher_hub]

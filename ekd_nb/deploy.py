@@ -47,11 +47,13 @@ def _normalization(dls):
             return dict(mean=f.mean.flatten().tolist(), std=f.std.flatten().tolist())
 
 def _last_metrics(learn):
-    "Validation loss and accuracies of the last epoch"
+    "Validation loss and accuracies of the last epoch, or of `validate` after it"
     r = getattr(learn, 'recorder', None)
     if r is None or not getattr(r, 'values', None): return {}
-    row = dict(zip(r.metric_names[1:], r.values[-1]))
-    return {k: float(v) for k,v in row.items()
+    names,row = [n for n in r.metric_names if n not in ('epoch', 'time')],r.values[-1]
+    if len(row)==len(names)-1 and names[0]=='train_loss': names = names[1:]   # `validate` has no training loss
+    if len(row)!=len(names): return {}
+    return {k: float(v) for k,v in zip(names, row)
             if v is not None and (k in ('valid_loss', 'accuracy') or k.startswith('branch_'))}
 
 def student_manifest(
@@ -81,8 +83,7 @@ Images [B,{in_channels},H,W] in [0,1], trained at {size}, normalised by {norm}.
 Output: logits [B,{n_out}]{classes}.
 
 ```python
-from ekd_nb.deploy import load_student
-model = load_student('{name}.safetensors')
+{use}
 ```
 
 ## Measured
@@ -93,16 +94,20 @@ Nothing else was measured, on no other kind of images. Data fingerprint: `{finge
 '''
 
 # %% ../nbs/16_deploy.ipynb #1c8e6f3a
+_USE = "from ekd_nb.deploy import load_student\nmodel = load_student('{}.safetensors')"
+
 def model_card(
     info:dict, # a manifest
     name:str='student', # of the files
+    use:str=None, # lines of Python that load it
 )->str: # Markdown
     "The model card of a saved student"
     rows = [f'| {k} | {v:.4f} |' for k,v in info.get('validation', {}).items()]
     norm = info.get('normalisation')
     arch = dict.fromkeys(map(str, info['arch'])) if info['arch'] else ['a network of its own']
     return _CARD.format(**{k: info[k] for k in ('n_branches', 'params', 'fusion', 'in_channels', 'n_out')},
-        name=name, arch=', '.join(arch), loss=info.get('loss') or 'a loss that was not recorded',
+        name=name, use=use or _USE.format(name), arch=', '.join(arch),
+        loss=info.get('loss') or 'a loss that was not recorded',
         teachers=', '.join(info.get('teachers') or []) or 'none',
         size='×'.join(map(str, info.get('size') or ['?'])),
         norm=f"mean {norm['mean']} and std {norm['std']}" if norm else 'a normalisation that was not recorded',
