@@ -123,6 +123,9 @@ class Site:
             if f.is_file() and f.suffix in ('.css', '.png', '.svg', '.jpg'):
                 (self.out/f.relative_to(PROC)).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(f, self.out/f.relative_to(PROC))
+        for f in (f for pattern in self.yml['project']['resources'] for f in PROC.glob(pattern)):
+            (self.out/f.relative_to(PROC)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(f, self.out/f.relative_to(PROC))
         for f in ('preview.css', 'preview.js'): shutil.copy(HERE/f, self.out/f)
 
 
