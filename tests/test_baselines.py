@@ -1,4 +1,4 @@
-"Other distillation methods: every one trains through ekd_learner, leaves teachers and the deployed student alone, and says what is wrong"
+"Other distillation methods: each trains through ekd_learner, leaves teachers and the student alone, says what is wrong"
 import pickle, subprocess, sys, warnings
 from pathlib import Path
 import pytest, torch
@@ -69,7 +69,8 @@ def test_trains_and_leaves_nothing_behind(name, tmp_path):
     assert isinstance(l.loss_func, DistillLoss) and all(row[p] is not None for p in l.loss_func.term_names)
     if ts:
         assert torch.equal(weights(ts), before) and all(p.grad is None and not p.requires_grad for p in ts.parameters())
-    kept, saved = l.model.keep(l.model.n_branches), load_student(save_student(l, tmp_path, arch=SMALL, split=0 if BASELINES[name].student == 'separate' else None))
+    split = 0 if BASELINES[name].student == 'separate' else None
+    kept, saved = l.model.keep(l.model.n_branches), load_student(save_student(l, tmp_path, arch=SMALL, split=split))
     for m in (kept, saved):
         assert m.projections is None and not [k for k in m.state_dict() if 'projection' in k or 'teacher' in k]
     x = batch(l)[0]

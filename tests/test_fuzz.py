@@ -12,8 +12,8 @@ from ekd_nb.core import digest_matches
 from ekd_nb.student import branched_student
 
 USUAL = dict(i=0, seed=0, size=8, channels=1, classes=4, data='arrays, one view', student='resnet8-w4',
-             teachers=['resnet8-w6', 'own network'], split='None', branches='None', fusion='mean', loss='hints', cbs='none', memo='on',
-             precision='float32', fit='fit', export='none')
+             teachers=['resnet8-w6', 'own network'], split='None', branches='None', fusion='mean', loss='hints',
+             cbs='none', memo='on', precision='float32', fit='fit', export='none')
 
 TRAINED = [
     dict(export='save_student'),

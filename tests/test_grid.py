@@ -23,8 +23,9 @@ def alone(tmp_path_factory):
     return results(folder)
 
 
-@pytest.mark.parametrize('backend', ['loky', pytest.param('dask',
-                                                          marks=pytest.mark.skipif(not find_spec('distributed'), reason="Dask is not installed: pip install '.[cluster]'"))])
+needs_dask = pytest.mark.skipif(not find_spec('distributed'), reason="Dask is not installed: pip install '.[cluster]'")
+
+@pytest.mark.parametrize('backend', ['loky', pytest.param('dask', marks=needs_dask)])
 def test_two_workers_find_what_one_does(alone, backend, tmp_path):
     made,failed = run_grid(JOBS, where(tmp_path), 2, backend)
     assert failed==[] and len(made)==4
@@ -53,7 +54,8 @@ LONG = """
 from pathlib import Path
 from ekd_nb.study.grid import make_job, GridConfig, run_grid
 from ekd_nb.study.protocols import protocol
-run_grid([make_job(protocol('digits', per_class=3, epochs=60, teacher_epochs=1), 'plain')], GridConfig(Path(r'{0}')/'out', Path(r'{0}')/'work', threads=1))
+job = make_job(protocol('digits', per_class=3, epochs=60, teacher_epochs=1), 'plain')
+run_grid([job], GridConfig(Path(r'{0}')/'out', Path(r'{0}')/'work', threads=1))
 """
 
 def test_a_killed_run_goes_on(tmp_path):

@@ -108,7 +108,7 @@ def test_teacher_learner_refuses_a_network_of_other_classes():
 
 
 def test_import_is_light():
-    "Importing the learner loads no other wing, no front door, no library that only some need; the package alone loads nothing"
+    "The learner loads no other wing, no front door, no library that only some need; the package alone loads nothing"
     code = """if True:
         import sys, ekd_nb
         first = {m for m in sys.modules if m.startswith('ekd_nb.') or m in ('torch', 'fastai')}

@@ -31,7 +31,8 @@ class Loader(DataLoader):
     def __iter__(self): self.begun += 1; return super().__iter__()
 
 
-def loader(n=65, cls=DataLoader, size=8, **kw): return cls(TensorDataset(torch.randn(n, 1, size, size), torch.arange(n)%10), **kw)
+def loader(n=65, cls=DataLoader, size=8, **kw):
+    return cls(TensorDataset(torch.randn(n, 1, size, size), torch.arange(n)%10), **kw)
 def loaders(dl): return DataLoaders(dl, loader(20, batch_size=10))
 
 

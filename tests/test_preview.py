@@ -77,7 +77,9 @@ class Project:
         self.root = root
         for m in (build, pages): monkeypatch.setattr(m, 'ROOT', root), monkeypatch.setattr(m, 'PROC', root/'_proc')
         monkeypatch.setattr(build, 'OUT', root/'_preview')
-        monkeypatch.setattr(build, 'process', lambda: SimpleNamespace(git_url='https://github.com/me/it', branch='main', title='it', doc_url='https://me.github.io/it'))
+        page = SimpleNamespace(git_url='https://github.com/me/it', branch='main', title='it',
+                               doc_url='https://me.github.io/it')
+        monkeypatch.setattr(build, 'process', lambda: page)
         for f in ('references.bib', 'styles.css', 'scripts.html'): self.put(f, (TOOLS.parent/'nbs'/f).read_text())
         (root/'_proc/images').mkdir()
         for f in ('card.png', 'favicon.png'): shutil.copy(TOOLS.parent/'nbs/images'/f, root/'_proc/images')
@@ -215,7 +217,8 @@ def test_from_home_the_idea_the_evidence_and_a_run_are_a_click_away():
 
 
 WIDE = '<svg xmlns="http://www.w3.org/2000/svg" width="900" height="90"><rect width="900" height="90"/></svg>'
-GOOD = '<!doctype html><html lang="en"><title>t</title><link rel="icon" href="data:,"><main><h2 id="a">A</h2>{}</main></html>'
+GOOD = ('<!doctype html><html lang="en"><title>t</title><link rel="icon" href="data:,">'
+        '<main><h2 id="a">A</h2>{}</main></html>')
 SPOILED = {
     'no alternative text': '<img src="data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA=">',
     'did not load': '<img src="nowhere.png" alt="x">', 'answers 404': '<img src="nowhere.png" alt="x">',

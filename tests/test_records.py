@@ -1,4 +1,4 @@
-"Traceability: every stored record says where it came from, nothing was chosen on test images, and the pages show what the records give"
+"Every stored record says where it came from, nothing was chosen on test images, and the pages show what records give"
 import json, os, re, subprocess, sys
 from pathlib import Path
 import pytest
@@ -14,7 +14,7 @@ LENT = sorted((ROOT/'results/gpu').glob('*.json'))
 FILES = sorted((ROOT/'results/runs').glob('*.json')) + sorted((ROOT/'results/choices').glob('*.json'))
 RECORDS = {f: json.loads(f.read_text()) for f in FILES}
 
-def test_there_are_records(): assert any(f.parent.name=='runs' for f in FILES) and any(f.parent.name=='choices' for f in FILES)
+def test_there_are_records(): assert {'runs', 'choices'} <= {f.parent.name for f in FILES}
 
 @pytest.mark.parametrize('f', FILES, ids=lambda f: f'{f.parent.name}/{f.stem}')
 def test_a_record_says_where_it_came_from(f):
@@ -28,12 +28,14 @@ def test_the_data_are_those():
     prints = {r['data']: {o['fingerprint'] for o in RECORDS.values() if o['data']==r['data']} for r in RECORDS.values()}
     assert all(len(v)==1 for v in prints.values())
     if 'digits' in prints: assert prints['digits']=={load_images('digits').fingerprint}
-    if 'cifar10' in prints and os.environ.get('EKD_DATA'): assert prints['cifar10']=={load_images('cifar10').fingerprint}
+    if 'cifar10' in prints and os.environ.get('EKD_DATA'):
+        assert prints['cifar10']=={load_images('cifar10').fingerprint}
 
 def test_commits_are_of_this_repository():
     git = lambda *a: subprocess.run(['git', '-C', ROOT, *a], capture_output=True, text=True)
     if git('rev-parse', '--is-shallow-repository').stdout.strip()!='false': pytest.skip('no full git history here')
-    lost = {r['commit'] for r in [*RECORDS.values(), *map(read_record, LENT)] if git('cat-file', '-e', r['commit']+'^{commit}').returncode}
+    commits = {r['commit'] for r in [*RECORDS.values(), *map(read_record, LENT)]}
+    lost = {c for c in commits if git('cat-file', '-e', c+'^{commit}').returncode}
     assert not lost
 
 def test_failed_runs_say_why_and_count_nowhere():
@@ -53,7 +55,9 @@ def test_a_record_of_a_lent_gpu(f):
 def test_nothing_was_chosen_on_test_images():
     for f,r in RECORDS.items():
         assert r['evaluated_on']==('test' if f.parent.name=='runs' else 'valid'), f.name
-        if f.parent.name=='runs': assert not r.get('variant') and is_current(r), f'{f.name}: measured on test images under a protocol that is not the one of its name'
+        if f.parent.name!='runs': continue
+        why = 'measured on test images under a protocol that is not the one of its name'
+        assert not r.get('variant') and is_current(r), f'{f.name}: {why}'
 
 def test_readme_shows_what_the_records_give():
     text,records = (ROOT/'README.md').read_text(),page_records('cifar10', 'small', 'full', folder=ROOT/'results')
@@ -61,13 +65,15 @@ def test_readme_shows_what_the_records_give():
 
 def test_every_folder_of_results_is_known():
     "A new kind of record needs a test that reads it; `suite`, `plans` and `teachers` belong to other tests"
-    known = {'benchmarks', 'choices', 'distributed', 'failed', 'faults', 'fuzz', 'gpu', 'plans', 'runs', 'suite', 'teachers', 'versions'}
+    known = set('benchmarks choices distributed failed faults fuzz gpu plans runs suite teachers versions'.split())
     assert {p.name for p in (ROOT/'results').iterdir() if p.is_dir()} <= known
 
 def test_stale_records_are_those_before_hints_were_computed_together():
     git = lambda *a: subprocess.run(['git', '-C', ROOT, *a], capture_output=True, text=True)
     if git('rev-parse', '--is-shallow-repository').stdout.strip()!='false': pytest.skip('no full git history here')
-    new = {c: not git('merge-base', '--is-ancestor', '8204c32', c).returncode for c in {r['commit'] for r in RECORDS.values()}}
-    hinted = {f: r for f,r in RECORDS.items() if f.parent.name=='runs' and r['data']!='digits' and r['method'] in ('ekd', 'ekd_avg')}
+    commits = {r['commit'] for r in RECORDS.values()}
+    new = {c: not git('merge-base', '--is-ancestor', '8204c32', c).returncode for c in commits}
+    hinted = {f: r for f,r in RECORDS.items()
+              if f.parent.name=='runs' and r['data']!='digits' and r['method'] in ('ekd', 'ekd_avg')}
     assert {f.stem for f,r in hinted.items() if is_stale(r)}=={f.stem for f,r in hinted.items() if not new[r['commit']]}
     assert not any(is_stale(r) for r in RECORDS.values() if r['method'] not in ('ekd', 'ekd_avg'))

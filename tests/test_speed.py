@@ -1,4 +1,4 @@
-"Switches that make training faster must not change what is learned, and a memo must be shared without being asked for twice"
+"Switches that make training faster must not change what is learned; a cache of teacher outputs is made once and shared"
 from functools import partial
 from types import SimpleNamespace
 import pytest, torch
@@ -24,7 +24,8 @@ ROWS = stratified_subset(DATA.y_train, fraction=.1, seed=0)
 TEACHERS = TeacherEnsemble([get_model('resnet8-w4', 10, 1) for _ in range(2)])
 
 
-def trained(seed=0, memo=False, channels_last=False, grouped=False, n_branches=2, epochs=2, n_views=2, loss=None, fit=None, **kw):
+def trained(seed=0, memo=False, channels_last=False, grouped=False, n_branches=2, epochs=2, n_views=2, loss=None,
+            fit=None, **kw):
     torch.manual_seed(7)
     student = branched_student('resnet8-w4', n_branches, 10, split='layer1', in_channels=1, size=8, grouped=grouped)
     if channels_last: student.to(memory_format=torch.channels_last)
@@ -117,7 +118,8 @@ def test_one_memo_for_seeds_students_and_methods():
     trained(seed=0, memo=memo)
     filled = memo.misses
     assert filled == 2*len(ROWS)
-    for kw in (dict(seed=1), dict(seed=2, n_branches=3), dict(seed=0, loss=EKDLoss(lam=0., beta=.5)), dict(n_branches=1)): trained(memo=memo, **kw)
+    others = dict(seed=1), dict(seed=2, n_branches=3), dict(seed=0, loss=EKDLoss(lam=0., beta=.5)), dict(n_branches=1)
+    for kw in others: trained(memo=memo, **kw)
     assert memo.misses == filled and memo.hits == 4*filled
 
 
@@ -167,7 +169,8 @@ class NoWait(TorchDispatchMode):
 def test_no_batch_waits_for_the_device(n_views):
     "PyTorch's meta device holds no numbers, so whatever would read one back fails, as it would make a GPU wait"
     dl = image_dls(DATA, ROWS, bs=32, n_views=2, device='meta').train
-    student, teachers = (m.to('meta') for m in (branched_student('resnet8-w4', 2, 10, split='layer1', in_channels=1, size=8), TeacherEnsemble(list(TEACHERS.models))))
+    student = branched_student('resnet8-w4', 2, 10, split='layer1', in_channels=1, size=8).to('meta')
+    teachers = TeacherEnsemble(list(TEACHERS.models)).to('meta')
     memo = TeacherMemo(teachers, ROWS, DATA.views, n_views, device='meta')
     memo.checked = True   # the one look at the first batch, which reads numbers back
     learn = SimpleNamespace(model=student, loss_func=EKDLoss(), iter=0)

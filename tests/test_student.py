@@ -1,4 +1,4 @@
-"A student computes what the network named computes, keeps the weights it was given, and is saved under a name that builds it"
+"A student computes what the network named computes, keeps its weights, and is saved under a name that builds it"
 import sys
 from pathlib import Path
 
@@ -123,7 +123,8 @@ def test_a_module_keeps_its_weights_in_every_branch(capsys):
     assert capsys.readouterr().out == 'weights: trunk kept; branches 0–2 kept\n'
     for b in s.branches:
         assert all(torch.equal(v, b.body[0].state_dict()[k]) for k, v in net.layer4.state_dict().items())
-    assert len({id(p) for p in s.parameters()} | {id(p) for p in net.parameters()}) == len(list(s.parameters()))+len(list(net.parameters()))
+    both = [*s.parameters(), *net.parameters()]
+    assert len({id(p) for p in both}) == len(both)
     assert [len(list(g)) for g in s.param_groups()][-1] == 6   # fine_tune trains the three classifiers first
 
 

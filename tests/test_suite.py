@@ -4,7 +4,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ekd_nb.core import digest_matches
-from ekd_nb.study.suite import CANDIDATES, EKD_CANDIDATES, KD_CANDIDATES, TASKS, Jobs, gains, load_suite, plan, ranking, tiny
+from ekd_nb.study.problems import CANDIDATES, EKD_CANDIDATES, KD_CANDIDATES, TASKS, tiny
+from ekd_nb.study.rule import gains, load_suite, plan, ranking
+from ekd_nb.study.suite import Jobs
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,9 +41,7 @@ def test_further_runs_are_planned_and_leave_the_choice_alone():
 
 
 def test_later_seeds_alone(tmp_path):
-    class Ready:
-        def needs(self): return []
-    jobs = Jobs({'grey': TASKS['grey']}, {'labels': CANDIDATES['labels']}, tmp_path, lambda t, seed: Ready(), seeds=(2,))
+    jobs = Jobs({'grey': TASKS['grey']}, {'labels': CANDIDATES['labels']}, tmp_path, lambda task, seed: [], seeds=(2,))
     assert jobs.next(10**6) == ('run', 'grey', 'labels', 2) and jobs.next(10**6) is None
 
 
@@ -69,13 +69,12 @@ def test_a_candidate_without_a_task_comes_last():
 
 
 def test_jobs_wait_for_teachers_and_stop_in_time(tmp_path):
-    class Missing:
-        def needs(self): return [0]
+    missing = [0]
     tasks = {'digits-more': tiny(TASKS['digits-more'])}
-    jobs = Jobs(tasks, {'labels': CANDIDATES['labels']}, tmp_path, lambda t, seed: Missing(), seeds=(0,))
+    jobs = Jobs(tasks, {'labels': CANDIDATES['labels']}, tmp_path, lambda task, seed: missing, seeds=(0,))
     assert jobs.next(100) == ('teacher', 'digits-more', 0, 0)
     assert jobs.next(100) is None          # its teacher is being trained
-    Missing.needs = lambda self: []
+    missing.clear()
     assert jobs.next(.1) is None           # no time
     assert jobs.next(100) == ('run', 'digits-more', 'labels', 0)
     assert jobs.next(100) is None

@@ -12,8 +12,8 @@ from ekd_nb.models import get_model
 from ekd_nb.features import find_features, forward_with_features
 from ekd_nb.judge import class_map, judge_teachers, match_teachers
 from ekd_nb.recipes import named_here
-from ekd_nb.teachers import (TeacherAdapter, TeacherEnsemble, as_teacher, check_teachers, load_teacher, read_manifest, save_teacher,
-                             teachers_fingerprint)
+from ekd_nb.teachers import (TeacherAdapter, TeacherEnsemble, as_teacher, check_teachers, load_teacher, read_manifest,
+                             save_teacher, teachers_fingerprint)
 
 
 def test_copies_not_the_caller_s_network():
@@ -50,7 +50,8 @@ def test_any_change_of_the_manifest_is_seen(tmp_path, key, value):
 
 def test_seal_survives_json():
     r = add_digest(dict(a=.1, b=[1, None, 'ä'], c=dict(d=1e-30)))
-    assert digest_matches(json.loads(json.dumps(r))) and not digest_matches(dict(r, a=.2)) and not digest_matches([]) and add_digest(r) == r
+    assert digest_matches(json.loads(json.dumps(r))) and add_digest(r) == r
+    assert not digest_matches(dict(r, a=.2)) and not digest_matches([])
 
 
 def test_failed_write_leaves_the_old_file_and_no_other(tmp_path):
@@ -117,7 +118,8 @@ def test_map_of_torchvision_networks():
     assert hint_width(net, x) == [2, net.classifier[1].in_channels, 1, 1]
 
 
-@pytest.mark.parametrize('name, kw', [('swin_tiny_patch4_window7_224', dict(img_size=64, window_size=4)), ('nf_regnet_b0', {}), ('mambaout_femto', {})])
+@pytest.mark.parametrize('name, kw', [('swin_tiny_patch4_window7_224', dict(img_size=64, window_size=4)),
+                                      ('nf_regnet_b0', {}), ('mambaout_femto', {})])
 def test_map_of_timm_networks(name, kw):
     timm = pytest.importorskip('timm')
     net = timm.create_model(name, num_classes=4, **kw).eval()
@@ -125,7 +127,8 @@ def test_map_of_timm_networks(name, kw):
     assert hint_width(net, x) == [2, net.num_features, 1, 1]
     with torch.no_grad(): want = net.forward_features(x)
     want = want if want.shape[1] == net.num_features else want.permute(0, 3, 1, 2)
-    assert torch.allclose(TeacherEnsemble([net], feature_grid=1)(x).features[0], want.mean((2, 3), keepdim=True), atol=1e-4)
+    got = TeacherEnsemble([net], feature_grid=1)(x).features[0]
+    assert torch.allclose(got, want.mean((2, 3), keepdim=True), atol=1e-4)
 
 
 class LastChannels(nn.Module):
@@ -166,10 +169,19 @@ def weight_normed():
     return net
 
 
-ODD = dict(unused=Unused, compiled=lambda: torch.compile(get_model(SMALL, 4), backend='eager'), half=lambda: get_model(SMALL, 4).half(),
-           double=lambda: get_model(SMALL, 4).double(), weight_norm=weight_normed, parallel=lambda: nn.DataParallel(get_model(SMALL, 4)),
-           traced=lambda: torch.jit.trace(get_model(SMALL, 4).eval(), torch.randn(2, 3, 8, 8)),
-           quantised=lambda: torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), {nn.Linear}))
+def quantised():
+    return torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), {nn.Linear})
+
+
+ODD = dict(
+    unused=Unused,
+    compiled=lambda: torch.compile(get_model(SMALL, 4), backend='eager'),
+    half=lambda: get_model(SMALL, 4).half(),
+    double=lambda: get_model(SMALL, 4).double(),
+    weight_norm=weight_normed,
+    parallel=lambda: nn.DataParallel(get_model(SMALL, 4)),
+    traced=lambda: torch.jit.trace(get_model(SMALL, 4).eval(), torch.randn(2, 3, 8, 8)),
+    quantised=quantised)
 
 @pytest.mark.parametrize('kind', ODD)
 @pytest.mark.filterwarnings('ignore')
@@ -197,8 +209,8 @@ def test_fingerprint_is_that_of_older_files():
 
 def test_fingerprint_sees_quantised_weights_and_adapters():
     torch.manual_seed(0)
-    quantised = [TeacherEnsemble([ODD['quantised']()]) for _ in range(2)]
-    assert teachers_fingerprint(quantised[0]) == teachers_fingerprint(copy.deepcopy(quantised[0])) != teachers_fingerprint(quantised[1])
+    one, other = (TeacherEnsemble([quantised()]) for _ in range(2))
+    assert teachers_fingerprint(one) == teachers_fingerprint(copy.deepcopy(one)) != teachers_fingerprint(other)
     net = get_model(SMALL, 10, 1)
     a, b = (TeacherEnsemble([TeacherAdapter(net, ((m,), (1.,)), ((0.,), (1.,)))]) for m in (.1, .2))
     assert teachers_fingerprint(a) != teachers_fingerprint(b)
@@ -214,7 +226,8 @@ def four_classes(order, stats=None):
     x = r.integers(0, 80, (128, 8, 8, 3), dtype=np.uint8)
     x[np.arange(128), :, :, y%3] += (60+100*(y//3)).astype(np.uint8)[:, None, None]
     names = [f'class{order.index(i)}' for i in range(4)]
-    data = ImageArrays.from_arrays('toy', x, np.array(order)[y], x[:64].copy(), np.array(order)[y[:64]], names, ViewSet(1, True))
+    labels = np.array(order)[y]
+    data = ImageArrays.from_arrays('toy', x, labels, x[:64].copy(), labels[:64], names, ViewSet(1, True))
     if stats: data.__dict__['stats'] = stats
     return image_dls(data, bs=32, device='cpu')
 
@@ -260,7 +273,8 @@ def test_far_below_the_manifest(learner, tmp_path):
 def test_trial_changes_nothing(learner):
     from torch.utils.data import DataLoader, TensorDataset
     from fastai.data.core import DataLoaders
-    loaders = DataLoaders(*[DataLoader(TensorDataset(torch.rand(20, 3, 8, 8), torch.arange(20)%4), batch_size=8, shuffle=True) for _ in range(2)])
+    def make(): return DataLoader(TensorDataset(torch.rand(20, 3, 8, 8), torch.arange(20)%4), 8, shuffle=True)
+    loaders = DataLoaders(make(), make())
     for dls in (four_classes([0, 1, 2, 3]), loaders):
         torch.manual_seed(0); random.seed(0); np.random.seed(0)
         want = torch.rand(1), random.random(), np.random.rand()
@@ -277,10 +291,12 @@ def test_softmax_dropout_and_unknown_classes(learner):
             self.net = learner.model
         def forward(self, x): return F.dropout(self.net(x), .5)
     dls = four_classes([3, 2, 1, 0])
-    soft, wobbly = judge_teachers(TeacherEnsemble([nn.Sequential(learner.model, nn.Softmax(1)), Wobbly()], feature_grid=0), dls)
+    e = TeacherEnsemble([nn.Sequential(learner.model, nn.Softmax(1)), Wobbly()], feature_grid=0)
+    soft, wobbly = judge_teachers(e, dls)
     assert any('rows sum to 1' in r for r in soft.remarks) and any('from call to call' in r for r in wobbly.remarks)
     dls.train.dataset.vocab = ['class0', 'cow', 'class2', 'hen']
-    with pytest.raises(EKDError, match=r'does not know 2 of the 4 classes of the data \(cow, hen\)'): TeacherEnsemble([learner]).check(dls)
+    with pytest.raises(EKDError, match=r'does not know 2 of the 4 classes of the data \(cow, hen\)'):
+        TeacherEnsemble([learner]).check(dls)
     assert class_map(['a', 'b'], ['0', '1']) is None
 
 
@@ -297,21 +313,25 @@ def test_vision_learner_is_saved(tmp_path):
     from fastai.vision.all import CrossEntropyLossFlat, vision_learner
     from torchvision.models import resnet18
     dls = four_classes([3, 2, 1, 0])
-    l = vision_learner(dls, resnet18, pretrained=False, normalize=False, loss_func=CrossEntropyLossFlat(), lin_ftrs=[32], ps=.1)
+    l = vision_learner(dls, resnet18, pretrained=False, normalize=False, loss_func=CrossEntropyLossFlat(),
+                       lin_ftrs=[32], ps=.1)
     man = round_trip(l, tmp_path, torch.randn(4, 3, 8, 8))
-    assert man['n_out'] == 4 and man['classes'] == ['class3', 'class2', 'class1', 'class0'] and len(man['stats'][0]) == 3
+    assert man['n_out'] == 4 and len(man['stats'][0]) == 3
+    assert man['classes'] == ['class3', 'class2', 'class1', 'class0']
 
 
 def test_timm_torchvision_and_plain_networks_are_saved(tmp_path):
     from torchvision.models import mobilenet_v3_small, resnet18
     x = torch.randn(4, 3, 32, 32)
-    if timm := pytest.importorskip('timm'): assert round_trip(timm.create_model('resnet10t', num_classes=5), tmp_path, x)['arch'] == 'resnet10t'
+    timm = pytest.importorskip('timm')
+    assert round_trip(timm.create_model('resnet10t', num_classes=5), tmp_path, x)['arch'] == 'resnet10t'
     net = resnet18()
     net.conv1, net.maxpool, net.fc = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity(), nn.Linear(512, 6)
     assert set(round_trip(net, tmp_path, x)['build']['replace']) == {'conv1', 'maxpool', 'fc'}
     net = mobilenet_v3_small(num_classes=7)
     assert round_trip(net, tmp_path, x)['arch'] == 'mobilenet_v3_small'
-    round_trip(nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)), tmp_path, x)
+    body = nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.ReLU()
+    round_trip(nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)), tmp_path, x)
     round_trip(Net(3, 3), tmp_path, x)
     with pytest.raises(EKDError, match='pass builder='): round_trip(Net(3, 3, width=6), tmp_path, x)
     round_trip(Net(3, 3, width=6), tmp_path, x, builder=Net, builder_args=dict(n_out=3, in_channels=3, width=6))
@@ -331,11 +351,13 @@ def make_net(scale=1.):
 def test_own_builder(tmp_path):
     net, x = make_net(3.), torch.randn(3, 3, 2, 2)
     with pytest.raises(EKDError, match='has no architecture name'): save_teacher(net, tmp_path/'t.safetensors', x=x)
-    with pytest.raises(EKDError, match='computes something else'): save_teacher(net, tmp_path/'t.safetensors', builder=make_net, x=x)
+    with pytest.raises(EKDError, match='computes something else'):
+        save_teacher(net, tmp_path/'t.safetensors', builder=make_net, x=x)
     assert not list(tmp_path.iterdir())
     man = round_trip(net, tmp_path, x, builder=make_net, builder_args=dict(scale=3.))
     named_here.clear()   # as in another program
-    with pytest.raises(EKDError, match=r'expected load_teacher\(path, builder=make_net\)'): load_teacher(tmp_path/'t.safetensors')
+    with pytest.raises(EKDError, match=r'expected load_teacher\(path, builder=make_net\)'):
+        load_teacher(tmp_path/'t.safetensors')
     assert torch.allclose(load_teacher(tmp_path/'t.safetensors', builder=make_net)(x), net(x))
     assert man['build']['builder'].endswith('test_teachers.make_net')
 
@@ -350,7 +372,8 @@ def test_a_file_cannot_name_any_function(tmp_path):
         with pytest.raises(EKDError, match='the network is built by'): load_teacher(path)
 
 
-@pytest.mark.parametrize('name, says', [('export.pkl', 'exported Learner is a pickle'), ('model.pth', 'weights without their network')])
+@pytest.mark.parametrize('name, says', [('export.pkl', 'exported Learner is a pickle'),
+                                        ('model.pth', 'weights without their network')])
 def test_other_files_are_refused(tmp_path, name, says):
     (tmp_path/name).write_bytes(b'x')
     with pytest.raises(EKDError, match=says): TeacherEnsemble([tmp_path/name])
@@ -394,4 +417,5 @@ def test_no_cache_of_teachers_that_look_at_the_batch():
     from ekd_nb.learner import ekd_learner
     net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(192, track_running_stats=False), nn.Linear(192, 4))
     ekd_learner(four_classes([0, 1, 2, 3]), SMALL, [net])
-    with pytest.raises(EKDError, match='memo: outputs of teacher 0 .* depend on the rest'): ekd_learner(four_classes([0, 1, 2, 3]), SMALL, [net], memo=True)
+    with pytest.raises(EKDError, match='memo: outputs of teacher 0 .* depend on the rest'):
+        ekd_learner(four_classes([0, 1, 2, 3]), SMALL, [net], memo=True)

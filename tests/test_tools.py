@@ -130,7 +130,7 @@ ROWS = [f'    k{i}=f({i}),' for i in range(40)]
 def test_code_in_style_passes(src): assert rules(src)==[]
 
 
-def test_style_is_counted_per_notebook_and_no_part_of_the_default_run(tmp_path, capsys):
+def test_style_is_counted_per_notebook(tmp_path, capsys):
     path = tmp_path/'x.ipynb'
     path.write_text(json.dumps(notebook(code(exported('f = lambda x: x', 'a,b,c,d = t')), code(LONG))))
     assert check.main(['--style', str(path)])
@@ -139,7 +139,10 @@ def test_style_is_counted_per_notebook_and_no_part_of_the_default_run(tmp_path, 
     assert '3 complaints about style' in said
     table = [l.split() for l in said.splitlines() if l.startswith(str(path)) and 'cell' not in l]
     assert table == [[str(path), '1', '1', '1']]
-    assert check.STYLE in ('', 'notebooks', 'all')
+
+
+def test_notebooks_tools_and_tests_are_in_style():
+    assert [(check.name_of(p), *c) for p in check.style_paths() for c in check.style_complaints(p)]==[]
 
 
 def test_style_of_tools_and_tests_is_their_width(tmp_path):

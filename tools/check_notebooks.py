@@ -15,7 +15,6 @@ import code_style
 ROOT = Path(__file__).resolve().parents[1]
 BY_HAND = ('__init__.py', '__main__.py')   # the only modules that come from no notebook
 IGNORED = shutil.ignore_patterns('.ipynb_checkpoints', '_*')   # of `nbs/`, when it is exported
-STYLE = 'notebooks'   # in the default run, style is asked of: '' nothing, 'notebooks', 'all' (tools and tests, too)
 UNSTORED = re.compile(r'^\s*#\|\s*(hide|export\w*|default_exp|slow|real|eval:\s*false)\b', re.M)
 
 
@@ -188,8 +187,7 @@ def main(args):
     paths = [Path(a) for a in args] or notebooks()
     bad = [f'{name_of(p)}{"" if i is None else f", cell {i}"} {text}' for p in paths for i, text in check_notebook(p)]
     if not args: bad += check_export()
-    styled = [] if not STYLE else paths if args or STYLE=='notebooks' else style_paths()
-    bad += [f'{name_of(p)}, {where}: {text}' for p in styled for where,_,text in style_complaints(p)]
+    bad += [f'{name_of(p)}, {where}: {text}' for p in (paths if args else style_paths()) for where,_,text in style_complaints(p)]
     for b in bad: print(b)
     verdict = f'{len(bad)} complaints' if bad else 'clean, executed and in sync with the library'
     print(f'{len(paths)} notebooks: {verdict}')

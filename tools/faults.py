@@ -2,7 +2,8 @@
 
     python tools/faults.py [--kills 20] [--damage 200] [--seed 0] [--out results/faults]
 
-Each trial is a process of its own (forked, so that it starts at once). A run trains a small student with memo and checkpoints.
+Each trial is a process of its own (forked, so that it starts at once). A run trains a small student with memo
+and checkpoints.
 """
 import argparse, io, json, os, random, resource, signal, sys, tempfile, time, warnings
 from collections import Counter
@@ -33,7 +34,8 @@ def train(folder, epochs=EPOCHS, out=None):
     with learn.no_bar(), learn.no_logging(), redirect_stdout(io.StringIO()): learn.fit_one_cycle(epochs, 1e-2)
     bits = b''.join(v.numpy().tobytes() for v in learn.model.state_dict().values())
     if out is not None:
-        write_json(out, add_digest(dict(weights=bits.hex(), values=[[None if v is None else float(v) for v in r] for r in learn.recorder.values])))
+        values = [[None if v is None else float(v) for v in row] for row in learn.recorder.values]
+        write_json(out, add_digest(dict(weights=bits.hex(), values=values)))
     return bits
 
 
@@ -65,7 +67,7 @@ def wait(pid, timeout=120):
 
 
 def die_at(step):
-    "Make this process kill itself at its `step`-th act of writing: half of a file, before a sync, before or after a rename"
+    "This process kills itself at its `step`-th act of writing: half a file, before a sync, around a rename"
     count = [0]
     def act(real, half=None):
         def g(*a, **kw):
@@ -81,7 +83,7 @@ def die_at(step):
 
 
 def kill_trials(n, seed=0, log=print, seen=None):
-    "`n` runs killed with SIGKILL, each at a random moment or in the middle of writing, and resumed; how many ended with the bits of an undisturbed run"
+    "Kill `n` runs at a random moment or while they write, and resume them: do they end with the same bits?"
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as tmp:
         tmp = Path(tmp)
@@ -105,7 +107,8 @@ def kill_trials(n, seed=0, log=print, seen=None):
             clean = sum(f.endswith('.pth') for f in files) == 2 and not any(f.endswith('.part') for f in files)
             same = out.exists() and out.read_text() == want
             held += (ok := end == 'killed' and again == 'ok' and same and clean)
-            if seen is not None: seen.append(dict(kind='in the middle of writing' if died % 2 else 'at a random moment', how=how, held=ok))
+            kind = 'in the middle of writing' if died % 2 else 'at a random moment'
+            if seen is not None: seen.append(dict(kind=kind, how=how, held=ok))
             if not ok: log(f'  run {died}, {end} {how}, resumed: {again}, same bits and record: {same}, files: {files}')
             died += 1
         if late: log(f'  {late} runs had finished when they were to be killed, and were drawn again')
@@ -142,11 +145,13 @@ def kinds(tmp):
     memo_file = save_memo(memo, tmp/'memo.safetensors')
     def read_memo():
         m = load_memo(new(), memo_file)
-        return repr([m.table.numpy().tobytes(), m.view_to_slot.tolist(), m.n_filled.tolist(), m.images.tolist(), m.shapes])
+        lists = [t.tolist() for t in (m.view_to_slot, m.n_filled, m.images)]
+        return repr([m.table.numpy().tobytes(), *lists, m.shapes])
 
     rng = np.random.default_rng(0)
     npz, y = tmp/'cifar10.npz', np.arange(20) % 10
-    np.savez(npz, x_train=rng.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8), y_train=y, x_test=rng.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8), y_test=y, classes=np.array(list('abcdefghij')))
+    x_train, x_test = (rng.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8) for _ in range(2))
+    np.savez(npz, x_train=x_train, y_train=y, x_test=x_test, y_test=y, classes=np.array(list('abcdefghij')))
     known = arrays.ImageArrays.from_arrays('cifar10', **arrays._read_npz(npz)).fingerprint
     def read_data():
         old = arrays.DATASETS['cifar10']
@@ -169,7 +174,8 @@ def kinds(tmp):
 
     found = next(iter(sorted((ROOT/'results'/'runs').glob('*.json'))), None)
     record = tmp/(found.name if found else 'none.json')
-    files = dict(weights=(weights, read_weights), manifest=(weights.with_suffix('.json'), read_weights), memo=(memo_file, read_memo), data=(npz, read_data), checkpoint=(ckpt, read_checkpoint))
+    files = dict(weights=(weights, read_weights), manifest=(weights.with_suffix('.json'), read_weights),
+                 memo=(memo_file, read_memo), data=(npz, read_data), checkpoint=(ckpt, read_checkpoint))
     if found:
         record.write_bytes(found.read_bytes())
         files['record'] = (record, lambda: json.dumps(read_record(record), sort_keys=True))
@@ -205,7 +211,8 @@ def damage_trials(n, seed=0, log=print, seen=None):
             got = read(reader)
             path.write_bytes(good)
             held += (ok := got is None or got == want)
-            if seen is not None: seen.append(dict(kind=kind, how='cut short' if what.startswith('cut') else 'a bit flipped', end='noticed' if got is None else 'harmless' if ok else 'wrong'))
+            how, end = 'cut short' if what.startswith('cut') else 'a bit flipped', 'harmless' if ok else 'wrong'
+            if seen is not None: seen.append(dict(kind=kind, how=how, end='noticed' if got is None else end))
             if not ok: log(f'  {kind}, {what}: {"read as something else" if isinstance(got, str) else repr(got)}')
     return held, n
 
@@ -239,7 +246,8 @@ def disk_full(tmp):
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter('always')
             train(tmp/'b', 2)
-        assert any('could not be written' in str(w.message) and 'earlier checkpoints are intact' in str(w.message) for w in said)
+        texts = [str(w.message) for w in said]
+        assert any('could not be written' in t and 'earlier checkpoints are intact' in t for t in texts)
     assert wait(in_child(run)) == 'ok'
     assert before == {p.name: p.read_bytes() for p in (tmp/'a').glob('*.pth')}
     assert not list((tmp/'b').glob('*.p*t*'))
@@ -258,7 +266,8 @@ def unwritable(tmp):
         locked = Path(open_to_all)/'locked'
         locked.mkdir(0o555)
         def as_nobody():
-            if not os.geteuid(): os.setgroups([]); os.setgid(65534); os.setuid(65534)   # the administrator may write anywhere
+            if not os.geteuid():   # the administrator may write anywhere
+                os.setgroups([]); os.setgid(65534); os.setuid(65534)
             refused(locked)
         assert wait(in_child(as_nobody)) == 'ok'
         assert not list(locked.iterdir())
@@ -312,6 +321,8 @@ def two_runs(tmp):
 MACHINE = (disk_full, unwritable, half_written, clock_backwards, two_runs)
 
 
+KINDS = 'kind', 'how', 'end'   # of damage and what it led to
+
 def main(args=None):
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--kills', type=int, default=20)
@@ -321,7 +332,8 @@ def main(args=None):
     a = p.parse_args(args)
     where, start = provenance('cpu'), time.perf_counter()
     kills, damage, payloads = [], [], []
-    results = {'killed with SIGKILL and resumed, weights and record bit for bit': kill_trials(a.kills, a.seed, seen=kills),
+    killed = 'killed with SIGKILL and resumed, weights and record bit for bit'
+    results = {killed: kill_trials(a.kills, a.seed, seen=kills),
                'byte flips and truncations noticed or harmless': damage_trials(a.damage, a.seed, seen=damage),
                'pickles with a payload refused unexecuted': payload_trials(seen=payloads)}
     machine = []
@@ -333,10 +345,11 @@ def main(args=None):
         machine.append(dict(kind=f.__name__, what=f.__doc__, held=bool(ok)))
     for k, (held, n) in results.items(): print(f'{held:4} of {n:3}  {k}')
     a.out.mkdir(parents=True, exist_ok=True)
+    kinds = Counter(tuple(d[k] for k in KINDS) for d in damage)
     write_json(a.out/f'kills{a.kills}-damage{a.damage}-s{a.seed}.json', add_digest(dict(
         schema=1, **where, seconds=round(time.perf_counter()-start, 1), seed=a.seed, epochs=EPOCHS,
         held={k: list(v) for k, v in results.items()}, kills=kills, payloads=payloads, machine=machine,
-        damage=[dict(zip(('kind', 'how', 'end'), k), number=n) for k, n in sorted(Counter((d['kind'], d['how'], d['end']) for d in damage).items())])))
+        damage=[dict(zip(KINDS, k), number=n) for k, n in sorted(kinds.items())])))
     return any(held < n for held, n in results.values())
 
 

@@ -37,7 +37,8 @@ def readme(nb, name='nbs/index.ipynb'):
         if cell['cell_type'] == 'markdown':
             parts.append(github(prose(src)))
             if m := re.search(r'(?<![\w`\[])\[?@(?!\w+\.)[\w-]+', outside_code(src)):
-                raise PageError(name, i, f'{m[0]!r} is a citation or cross-reference; README.md cannot resolve it, write a link')
+                why = 'is a citation or cross-reference; README.md cannot resolve it, write a link'
+                raise PageError(name, i, f'{m[0]!r} {why}')
         if cell['cell_type'] != 'code' or HIDDEN.search(src): continue
 
         def image(kind, data, opts, k):

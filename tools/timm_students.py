@@ -12,14 +12,16 @@ from ekd_nb.cut import create_network
 from ekd_nb.student import branched_student
 
 # a small network of each family
-NAMES = '''resnet10t resnetv2_18 seresnet18 skresnet18 resnest14d res2net50_14w_8s densenet121 dpn48b rexnet_100 gernet_s inception_v3
-regnetx_002 regnety_002 repvgg_a0 mobileone_s0 efficientnet_lite0 efficientnet_b0 tf_efficientnetv2_b0 mnasnet_small mobilenetv1_100
-mobilenetv2_035 mobilenetv3_small_050 mobilenetv4_conv_small_035 lcnet_035 tinynet_e ghostnet_050 ghostnetv2_100 hardcorenas_a hrnet_w18_small
-convnext_atto convnextv2_atto dla46_c cspresnet50 ese_vovnet19b_slim_dw hgnetv2_b0 selecsls42 nf_regnet_b0 fastvit_t8 repvit_m0_9 starnet_s1
-edgenext_xx_small mobilevit_xxs mambaout_femto inception_next_atto vit_tiny_patch16_224 deit_tiny_patch16_224
-swin_tiny_patch4_window7_224 swinv2_tiny_window8_256'''.split()
-TARGETS = '''convnext_atto repvgg_a0 resnetv2_18 regnetx_002 efficientnet_b0 mobilenetv3_small_050 densenet121 mobilenetv2_035
-swin_tiny_patch4_window7_224 vit_tiny_patch16_224 deit_tiny_patch16_224'''.split()
+NAMES = '''resnet10t resnetv2_18 seresnet18 skresnet18 resnest14d res2net50_14w_8s densenet121 dpn48b rexnet_100
+gernet_s inception_v3 regnetx_002 regnety_002 repvgg_a0 mobileone_s0 efficientnet_lite0 efficientnet_b0
+tf_efficientnetv2_b0 mnasnet_small mobilenetv1_100 mobilenetv2_035 mobilenetv3_small_050
+mobilenetv4_conv_small_035 lcnet_035 tinynet_e ghostnet_050 ghostnetv2_100 hardcorenas_a hrnet_w18_small
+convnext_atto convnextv2_atto dla46_c cspresnet50 ese_vovnet19b_slim_dw hgnetv2_b0 selecsls42
+nf_regnet_b0 fastvit_t8 repvit_m0_9 starnet_s1 edgenext_xx_small mobilevit_xxs mambaout_femto
+inception_next_atto vit_tiny_patch16_224 deit_tiny_patch16_224 swin_tiny_patch4_window7_224
+swinv2_tiny_window8_256'''.split()
+TARGETS = '''convnext_atto repvgg_a0 resnetv2_18 regnetx_002 efficientnet_b0 mobilenetv3_small_050 densenet121
+mobilenetv2_035 swin_tiny_patch4_window7_224 vit_tiny_patch16_224 deit_tiny_patch16_224'''.split()
 
 
 def side(name): return 128 if name in ('inception_v3', 'swinv2_tiny_window8_256') else 64

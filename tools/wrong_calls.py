@@ -85,18 +85,26 @@ wrong(T, "teachers=[ResNet] (a class)", 'is the class Net, expected a trained ne
 wrong(T, "teachers=[3]", 'entry 0 is a int')(lambda: ekd(teachers=[3]))
 wrong(T, "teachers=[net, None]", 'entry 1 is a NoneType')(lambda: ekd(teachers=[model(), None]))
 wrong(T, "teacher of 7 classes, data of 10", 'has 7 classes, the data has 10')(lambda: ekd(teachers=[model(n=7)]))
-wrong(T, "teacher of 3 channels, grey data", 'takes images of 3 channels, the data has 1')(lambda: ekd(teachers=[model(c=3)]))
-wrong(T, "teacher for larger images", 'cannot process images of shape [1, 8, 8]')(lambda: ekd(teachers=[nn.Sequential(nn.Conv2d(1, 2, 9), nn.Flatten(), nn.Linear(2, 10))]))
+wrong(T, "teacher of 3 channels, grey data", 'takes images of 3 channels, the data has 1')(
+    lambda: ekd(teachers=[model(c=3)]))
+wrong(T, "teacher for larger images", 'cannot process images of shape [1, 8, 8]')(
+    lambda: ekd(teachers=[nn.Sequential(nn.Conv2d(1, 2, 9), nn.Flatten(), nn.Linear(2, 10))]))
 wrong(T, "teacher with NaN in its output", 'not finite')(lambda: ekd(teachers=[broken()]))
 wrong(T, "teacher with infinite output", 'not finite')(lambda: ekd(teachers=[model(), broken(float('inf'))]))
 wrong(T, "teacher that returns a feature map", 'expected logits [B,C]')(lambda: ekd(teachers=[nn.Conv2d(1, 10, 3)]))
-wrong(T, "teacher without a feature layer, gamma=1", 'no feature layer')(lambda: ekd(teachers=[nn.Sequential(nn.Conv2d(1, 10, 8), nn.Flatten())], loss_func=loss(gamma=1.)))
-wrong(T, "feature_grid=0 and gamma=1", 'feature_grid=0 gives no features')(lambda: ekd(teachers=ensemble([model()], feature_grid=0), loss_func=loss(gamma=1.)))
-wrong(T, "names=['a'] for two teachers", 'names: got 1 for 2 teachers')(lambda: ensemble([model(), model()], names=['a']))
-wrong(T, "class_maps of another number", 'class_maps: got 1 for 2 teachers')(lambda: ensemble([model(), model()], class_maps=[None]))
+wrong(T, "teacher without a feature layer, gamma=1", 'no feature layer')(
+    lambda: ekd(teachers=[nn.Sequential(nn.Conv2d(1, 10, 8), nn.Flatten())], loss_func=loss(gamma=1.)))
+wrong(T, "feature_grid=0 and gamma=1", 'feature_grid=0 gives no features')(
+    lambda: ekd(teachers=ensemble([model()], feature_grid=0), loss_func=loss(gamma=1.)))
+wrong(T, "names=['a'] for two teachers", 'names: got 1 for 2 teachers')(
+    lambda: ensemble([model(), model()], names=['a']))
+wrong(T, "class_maps of another number", 'class_maps: got 1 for 2 teachers')(
+    lambda: ensemble([model(), model()], class_maps=[None]))
 wrong(T, "class map with a negative index", 'class_maps: entry 0')(lambda: ensemble([model()], class_maps=[[-1, 2]]))
-wrong(T, "class map beyond the teacher's classes", 'class map has index 12')(lambda: ekd(teachers=ensemble([model()], class_maps=[list(range(3, 13))])))
-wrong(T, "class map of 9 entries, data of 10 classes", 'has 9 classes, the data has 10')(lambda: ekd(teachers=ensemble([model()], class_maps=[list(range(9))])))
+wrong(T, "class map beyond the teacher's classes", 'class map has index 12')(
+    lambda: ekd(teachers=ensemble([model()], class_maps=[list(range(3, 13))])))
+wrong(T, "class map of 9 entries, data of 10 classes", 'has 9 classes, the data has 10')(
+    lambda: ekd(teachers=ensemble([model()], class_maps=[list(range(9))])))
 wrong(T, "feature_grid=-1", 'feature_grid: got -1')(lambda: ensemble([model()], feature_grid=-1))
 
 @wrong(T, "TeacherAdapter(size='large')", "size: got 'large'")
@@ -118,13 +126,17 @@ def _():
 W = 'files'
 wrong(W, "weights file missing", 'does not exist')(lambda: ekd(teachers=[tmp()/'none.safetensors']))
 wrong(W, "weights file truncated", 'is damaged')(lambda: ekd(teachers=[saved('cut', lambda b: b[:len(b)//2])]))
-wrong(W, "weights file with a flipped bit", 'is damaged')(lambda: ekd(teachers=[saved('flip', lambda b: b[:999]+bytes([b[999] ^ 1])+b[1000:])]))
+wrong(W, "weights file with a flipped bit", 'is damaged')(
+    lambda: ekd(teachers=[saved('flip', lambda b: b[:999]+bytes([b[999] ^ 1])+b[1000:])]))
 wrong(W, "weights file empty", 'is damaged')(lambda: ekd(teachers=[saved('empty', lambda b: b'')]))
 wrong(W, "a pickle in place of weights", 'is damaged')(lambda: ekd(teachers=[saved('pickle', lambda b: pickled())]))
-wrong(W, "manifest missing", 'does not exist')(lambda: ekd(teachers=[saved('nomanifest', manifest=lambda t: t).rename(tmp()/'moved.safetensors')]))
+wrong(W, "manifest missing", 'does not exist')(
+    lambda: ekd(teachers=[saved('nomanifest', manifest=lambda t: t).rename(tmp()/'moved.safetensors')]))
 wrong(W, "manifest that is not JSON", 'not JSON')(lambda: ekd(teachers=[saved('notjson', manifest=lambda t: t[:40])]))
-wrong(W, "manifest of something else", 'is not a manifest')(lambda: ekd(teachers=[saved('other', manifest=lambda t: '{"a": 1}')]))
-wrong(W, "accuracy changed in the manifest", 'changed by hand')(lambda: ekd(teachers=[saved('changed', manifest=lambda t: t.replace('0.9', '0.99'))]))
+wrong(W, "manifest of something else", 'is not a manifest')(
+    lambda: ekd(teachers=[saved('other', manifest=lambda t: '{"a": 1}')]))
+wrong(W, "accuracy changed in the manifest", 'changed by hand')(
+    lambda: ekd(teachers=[saved('changed', manifest=lambda t: t.replace('0.9', '0.99'))]))
 
 @wrong(W, "a pickle in place of weights, manifest forged to match", 'is not a safetensors file')
 def _():
@@ -138,7 +150,8 @@ def _():
 def _():
     from ekd_nb.core import add_digest
     p = saved('wrongarch')
-    p.with_suffix('.json').write_text(json.dumps(add_digest(dict(json.loads(p.with_suffix('.json').read_text()), arch='wrn_16_1'))))
+    m = json.loads(p.with_suffix('.json').read_text())
+    p.with_suffix('.json').write_text(json.dumps(add_digest(dict(m, arch='wrn_16_1'))))
     ekd(teachers=[p])
 
 def save(m, *a, **kw):
@@ -146,10 +159,14 @@ def save(m, *a, **kw):
     return save_teacher(m, *a, **kw)
 
 wrong(W, "save_teacher(…, 't.pth')", "ends in '.safetensors'")(lambda: save(model(), tmp()/'t.pth'))
-wrong(W, "save_teacher(…, accuracy=91.3)", 'accuracy: got 91.3')(lambda: save(model(), tmp()/'t.safetensors', accuracy=91.3))
-wrong(W, "save_teacher(net of no known architecture)", 'has no architecture name')(lambda: save(unnamed(), tmp()/'t.safetensors'))
-wrong(W, "save_teacher(…, arch='resnet14') of a resnet8", 'not the weights of a resnet14')(lambda: save(model(), tmp()/'t.safetensors', arch='resnet14'))
-wrong(W, "save_teacher into a folder that is a file", 'cannot write')(lambda: (tmp()/'file').touch() or save(model(), tmp()/'file'/'t.safetensors'))
+wrong(W, "save_teacher(…, accuracy=91.3)", 'accuracy: got 91.3')(
+    lambda: save(model(), tmp()/'t.safetensors', accuracy=91.3))
+wrong(W, "save_teacher(net of no known architecture)", 'has no architecture name')(
+    lambda: save(unnamed(), tmp()/'t.safetensors'))
+wrong(W, "save_teacher(…, arch='resnet14') of a resnet8", 'not the weights of a resnet14')(
+    lambda: save(model(), tmp()/'t.safetensors', arch='resnet14'))
+wrong(W, "save_teacher into a folder that is a file", 'cannot write')(
+    lambda: (tmp()/'file').touch() or save(model(), tmp()/'file'/'t.safetensors'))
 
 def memo(**kw):
     from ekd_nb.memo import TeacherMemo
@@ -168,20 +185,26 @@ def load(p, **kw):
     return load_memo(memo(**kw), p)
 
 wrong(W, "memo file missing", 'does not exist')(lambda: load(tmp()/'nomemo.safetensors'))
-wrong(W, "a pickle in place of a memo", 'is damaged')(lambda: (tmp()/'p.safetensors').write_bytes(pickled()) and load(tmp()/'p.safetensors'))
-wrong(W, "memo of other teachers", 'does not fit the teachers')(lambda: load(filled_memo()[1], teachers=ensemble([model(), model()])))
+wrong(W, "a pickle in place of a memo", 'is damaged')(
+    lambda: (tmp()/'p.safetensors').write_bytes(pickled()) and load(tmp()/'p.safetensors'))
+wrong(W, "memo of other teachers", 'does not fit the teachers')(
+    lambda: load(filled_memo()[1], teachers=ensemble([model(), model()])))
 wrong(W, "memo of other data", 'does not fit the data')(lambda: load(filled_memo()[1], fingerprint='else'))
-wrong(W, "memo=TeacherMemo of other teachers", 'other teachers')(lambda: ekd(**good(memo=memo(teachers=ensemble([model(), model()])))))
+wrong(W, "memo=TeacherMemo of other teachers", 'other teachers')(
+    lambda: ekd(**good(memo=memo(teachers=ensemble([model(), model()])))))
 wrong(W, "memo='yes'", 'memo: got a str')(lambda: ekd(**good(memo='yes')))
-wrong(W, "memo without features, gamma=1", 'holds no features')(lambda: ekd(**good(teachers=(e := ensemble(shared()[1])), memo=memo(teachers=e), loss_func=loss(gamma=1.))))
+wrong(W, "memo without features, gamma=1", 'holds no features')(
+    lambda: ekd(**good(teachers=(e := ensemble(shared()[1])), memo=memo(teachers=e), loss_func=loss(gamma=1.))))
 
 def checkpointed(folder, n=1, **kw):
     from ekd_nb.checkpoint import Checkpoint
     l = ekd(**good(cbs=Checkpoint(folder, **kw)))
     with l.no_bar(), l.no_logging(): l.fit(n)
 
-wrong(W, "Checkpoint(folder that is a file)", 'cannot write checkpoints')(lambda: (tmp()/'file').touch() or checkpointed(tmp()/'file'))
-wrong(W, "Checkpoint of a run of 1 epoch, now 2", 'belongs to a run of 1 epochs')(lambda: (checkpointed(tmp()/'run'), checkpointed(tmp()/'run', 2)))
+wrong(W, "Checkpoint(folder that is a file)", 'cannot write checkpoints')(
+    lambda: (tmp()/'file').touch() or checkpointed(tmp()/'file'))
+wrong(W, "Checkpoint of a run of 1 epoch, now 2", 'belongs to a run of 1 epochs')(
+    lambda: (checkpointed(tmp()/'run'), checkpointed(tmp()/'run', 2)))
 wrong(W, "Checkpoint(keep=0)", 'keep: got 0')(lambda: checkpointed(tmp()/'run', keep=0))
 
 # ---- student
@@ -194,19 +217,25 @@ wrong(S, "split=9", 'split: got 9')(lambda: ekd(**good(split=9)))
 wrong(S, "fusion='vote'", "fusion: got 'vote'")(lambda: ekd(**good(fusion='vote')))
 wrong(S, "n_branches=0", 'n_branches: got 0')(lambda: ekd(**good(n_branches=0)))
 wrong(S, "n_branches=2.5", 'n_branches: got 2.5')(lambda: ekd(**good(n_branches=2.5)))
-wrong(S, "two networks for n_branches=3", '2 networks for n_branches=3')(lambda: ekd([SMALL, SMALL], **good(n_branches=3)))
-wrong(S, "branches of different widths at the split", 'channels at the split')(lambda: ekd(['resnet8-w4', 'resnet8-w8'], **good()))
-wrong(S, "different networks and split='layer3'", 'leaves nothing of the others')(lambda: ekd([SMALL, 'resnet14-w4'], **good(split='layer3')))
+wrong(S, "two networks for n_branches=3", '2 networks for n_branches=3')(
+    lambda: ekd([SMALL, SMALL], **good(n_branches=3)))
+wrong(S, "branches of different widths at the split", 'channels at the split')(
+    lambda: ekd(['resnet8-w4', 'resnet8-w8'], **good()))
+wrong(S, "different networks and split='layer3'", 'leaves nothing of the others')(
+    lambda: ekd([SMALL, 'resnet14-w4'], **good(split='layer3')))
 wrong(S, "arch=[]", 'arch: got an empty list')(lambda: ekd([], **good()))
 
 def finished(n=2, n_out=10, c=1):
     from ekd_nb.student import branched_student
     return branched_student(SMALL, n, n_out, in_channels=c)
 
-wrong(S, "a student of 2 branches and n_branches=3", 'n_branches: got 3, the student has 2')(lambda: ekd(finished(), **good(n_branches=3)))
+wrong(S, "a student of 2 branches and n_branches=3", 'n_branches: got 3, the student has 2')(
+    lambda: ekd(finished(), **good(n_branches=3)))
 wrong(S, "a student of 7 classes, data of 10", 'the student has 7 classes')(lambda: ekd(finished(n_out=7), **good()))
-wrong(S, "a student for RGB, grey data", 'arch: the student cannot process images')(lambda: ekd(finished(c=3), **good()))
-wrong(S, "a finished student and split='layer1'", 'the student is finished')(lambda: ekd(finished(), **good(split='layer1')))
+wrong(S, "a student for RGB, grey data", 'arch: the student cannot process images')(
+    lambda: ekd(finished(c=3), **good()))
+wrong(S, "a finished student and split='layer1'", 'the student is finished')(
+    lambda: ekd(finished(), **good(split='layer1')))
 wrong(S, "student.keep(3) of 2 branches", 'keep: got 3')(lambda: finished().keep(3))
 wrong(S, "student.keep([0, 0])", 'keep: got [0, 0]')(lambda: finished().keep([0, 0]))
 
@@ -222,7 +251,8 @@ wrong(L, "EKDLoss(reduction='batch')", "reduction: got 'batch'")(lambda: loss(re
 wrong(L, "assign={9: 0}", 'branch 9 does not exist')(lambda: ekd(**good(loss_func=loss(assign={9: 0}))))
 wrong(L, "assign=[0, 5]", 'got teacher 5')(lambda: ekd(**good(loss_func=loss(assign=[0, 5]))))
 wrong(L, "assign=[0] for two branches", 'got 1 entries')(lambda: ekd(**good(loss_func=loss(assign=[0]))))
-wrong(L, "loss_func=nn.CrossEntropyLoss()", "loss_func: CrossEntropyLoss cannot judge a student's output")(lambda: ekd(**good(loss_func=nn.CrossEntropyLoss())))
+wrong(L, "loss_func=nn.CrossEntropyLoss()", "loss_func: CrossEntropyLoss cannot judge a student's output")(
+    lambda: ekd(**good(loss_func=nn.CrossEntropyLoss())))
 wrong(L, "loss_func that returns a float", 'loss_func: returns a float')(lambda: ekd(**good(loss_func=lambda p, y: 1.)))
 
 # ---- data
@@ -236,23 +266,30 @@ X, Y = torch.randn(20, 1, 8, 8), torch.arange(20) % 10
 wrong(D, "dls=[…] (a list)", 'dls: got a list, expected DataLoaders')(lambda: ekd(d=[1], **good()))
 wrong(D, "images [B,H,W]", 'expected images [B,channels,H,W]')(lambda: ekd(d=loaders(X[:, 0], Y), **good()))
 wrong(D, "images as bytes", 'expected floats')(lambda: ekd(d=loaders(X.byte(), Y), **good()))
-wrong(D, "images with NaN", 'dls: the first batch has images with values that are not finite')(lambda: ekd(d=loaders(X*float('nan'), Y), **good()))
+wrong(D, "images with NaN", 'dls: the first batch has images with values that are not finite')(
+    lambda: ekd(d=loaders(X*float('nan'), Y), **good()))
 wrong(D, "labels as floats", 'expected class numbers')(lambda: ekd(d=loaders(X, Y.float()), **good()))
 wrong(D, "one-hot labels", 'expected class numbers')(lambda: ekd(d=loaders(X, torch.eye(10)[Y].long()), **good()))
 wrong(D, "labels up to 14 of 10 classes", 'label 10, expected 0 to 9')(lambda: ekd(d=loaders(X, Y+5), **good()))
-wrong(D, "no batch: 4 images, bs=8, drop_last", 'the training loader has no batch')(lambda: ekd(d=torch_loaders(64, True), **good()))
-wrong(D, "plain loaders, no teachers, no n_out", 'n_out: the data does not say')(lambda: ekd(d=loaders(X, Y), loss_func=loss(1, 0, 0)))
+wrong(D, "no batch: 4 images, bs=8, drop_last", 'the training loader has no batch')(
+    lambda: ekd(d=torch_loaders(64, True), **good()))
+wrong(D, "plain loaders, no teachers, no n_out", 'n_out: the data does not say')(
+    lambda: ekd(d=loaders(X, Y), loss_func=loss(1, 0, 0)))
 wrong(D, "n_out=1", 'n_out: got 1')(lambda: ekd(n_out=1, loss_func=loss(1, 0, 0)))
-wrong(D, "last batch of one image, features 1×1", 'too few for BatchNorm')(lambda: ekd(Net(), d=loaders(torch.randn(17, 1, 4, 4), Y[:17]), **good(teachers=[Net()], split=1)))
+wrong(D, "last batch of one image, features 1×1", 'too few for BatchNorm')(
+    lambda: ekd(Net(), d=loaders(torch.randn(17, 1, 4, 4), Y[:17]), **good(teachers=[Net()], split=1)))
 
 def arrays(f, *a, **kw):
     import ekd_nb.data as d
     return getattr(d, f)(*a, **kw)
 y = np.repeat(np.arange(3), 4)
 wrong(D, "load_images('mnist')", "'mnist'")(lambda: arrays('load_images', 'mnist'))
-wrong(D, "load_images('cifar10', path=nowhere)", 'no cifar10.npz')(lambda: arrays('load_images', 'cifar10', tmp()/'nowhere'))
-wrong(D, "a pickle in place of cifar10.npz", 'cannot be read as an .npz file')(lambda: (tmp()/'cifar10.npz').write_bytes(pickled()) and arrays('load_images', 'cifar10', tmp()/'cifar10.npz'))
-wrong(D, "stratified_subset(fraction=.01) that empties a class", 'leaves no image of class')(lambda: arrays('stratified_subset', y, fraction=.01))
+wrong(D, "load_images('cifar10', path=nowhere)", 'no cifar10.npz')(
+    lambda: arrays('load_images', 'cifar10', tmp()/'nowhere'))
+wrong(D, "a pickle in place of cifar10.npz", 'cannot be read as an .npz file')(
+    lambda: (tmp()/'cifar10.npz').write_bytes(pickled()) and arrays('load_images', 'cifar10', tmp()/'cifar10.npz'))
+wrong(D, "stratified_subset(fraction=.01) that empties a class", 'leaves no image of class')(
+    lambda: arrays('stratified_subset', y, fraction=.01))
 wrong(D, "stratified_subset(fraction=2)", 'fraction: got 2')(lambda: arrays('stratified_subset', y, fraction=2))
 wrong(D, "stratified_subset(n_per_class=99)", 'n_per_class=99')(lambda: arrays('stratified_subset', y, n_per_class=99))
 wrong(D, "stratified_split(n_valid=0)", 'n_valid: got 0')(lambda: arrays('stratified_split', y, 0))
@@ -281,7 +318,8 @@ def student_files(*a, **kw):
     return save_student(*a, **kw)
 
 wrong(K, "save_student(a plain network)", 'expected a BranchedStudent')(lambda: student_files(Net(), tmp()))
-wrong(K, "save_student(…, arch='resnet14') of a resnet8", 'is not this student')(lambda: student_files(finished(), tmp(), arch='resnet14'))
+wrong(K, "save_student(…, arch='resnet14') of a resnet8", 'is not this student')(
+    lambda: student_files(finished(), tmp(), arch='resnet14'))
 
 @wrong(K, "load_student of a damaged file", 'is damaged')
 def _():
@@ -306,7 +344,8 @@ def exported():
     save_onnx(model(), tmp()/'m.onnx', torch.zeros(2, 1, 8, 8))
 
 wrong(M, "save_onnx, onnx not installed", 'the package onnx is not installed')(lambda: without('onnx', exported))
-wrong(M, "a name of timm, timm not installed", 'need timm, which is not installed')(lambda: without('timm', lambda: ekd('resnet10t', **good())))
+wrong(M, "a name of timm, timm not installed", 'need timm, which is not installed')(
+    lambda: without('timm', lambda: ekd('resnet10t', **good())))
 
 # ---- the command line
 C = 'command line'
@@ -316,13 +355,22 @@ def command(*args):
     from contextlib import redirect_stderr, redirect_stdout
     from ekd_nb.core import EKDError
     from ekd_nb.study.reproduce import main
-    with redirect_stderr(err := io.StringIO()), redirect_stdout(io.StringIO()): status = main([*args, *([] if '--out' in args else ['--out', str(tmp()/'out')])])
+    out = [] if '--out' in args else ['--out', str(tmp()/'out')]
+    with redirect_stderr(err := io.StringIO()), redirect_stdout(io.StringIO()): status = main([*args, *out])
     assert status == 2 and 'Traceback' not in err.getvalue(), (status, err.getvalue())
     raise EKDError(err.getvalue().strip())
 
-for args, says in ((('--data', 'mnist'), "data: got 'mnist'"), (('--preset', 'huge'), "preset: got 'huge'"), (('--methods', 'ekd,magic'), "method: got 'magic'"), (('--seeds', '0,x'), "seeds: got '0,x'"),
-                   (('--fraction', '1.5'), 'fraction: got 1.5'), (('--device', 'warp9'), "device: got 'warp9'"), (('--set', 'lambda=1'), "set: got 'lambda=1'"), (('--jobs', '0'), 'jobs: got 0'),
-                   (('--backend', 'slurm', '--jobs', '2'), "backend: got 'slurm'"), (('--out', '/proc/nowhere'), 'out: cannot write to /proc/nowhere')):
+for args, says in (
+        (('--data', 'mnist'), "data: got 'mnist'"),
+        (('--preset', 'huge'), "preset: got 'huge'"),
+        (('--methods', 'ekd,magic'), "method: got 'magic'"),
+        (('--seeds', '0,x'), "seeds: got '0,x'"),
+        (('--fraction', '1.5'), 'fraction: got 1.5'),
+        (('--device', 'warp9'), "device: got 'warp9'"),
+        (('--set', 'lambda=1'), "set: got 'lambda=1'"),
+        (('--jobs', '0'), 'jobs: got 0'),
+        (('--backend', 'slurm', '--jobs', '2'), "backend: got 'slurm'"),
+        (('--out', '/proc/nowhere'), 'out: cannot write to /proc/nowhere')):
     wrong(C, f"ekd_reproduce {' '.join(args)}", says)(lambda args=args: command(*args))
 
 
@@ -334,4 +382,5 @@ def table():
 if __name__ == '__main__':
     for g, c, says, f in CALLS:
         m = message(f)
-        print('ok ' if isinstance(m, str) and says in m else 'BAD', g, '|', c, '->', repr(m) if not isinstance(m, str) else m, flush=True)
+        ok = isinstance(m, str) and says in m
+        print('ok ' if ok else 'BAD', g, '|', c, '->', m if isinstance(m, str) else repr(m), flush=True)
