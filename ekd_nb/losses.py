@@ -231,7 +231,7 @@ class EKDLoss(DistillLoss):
         assign=None, # teacher of each branch, see `resolve_assignment`
         label_smoothing:float=0., # of the cross-entropy terms
         reduction:str='mean', # over images: `mean`, `sum` or `none`
-        normalize_hints:bool=False, # hints: each teacher's error as a share of its features' mean square in the batch
+        normalize_hints:bool=False, # with hint_error='mse' only: a teacher's error as a share of its features' mean square
         hint_error:str='standard', # squared error of standardised channels; `cosine`, direction in a cell; `mse`, in the teachers' units
         hint_schedule:str='auto', # how γ falls to zero in training: `linear`, `cosine`, `None`: it stays, `auto`: `cosine` for a number γ
         hint_end:float=1., # share of the training after which a falling γ is zero
@@ -330,7 +330,7 @@ def set_hints(self:EKDLoss, hint_error, hint_schedule, hint_end, projection):
     "Check and keep what concerns the form of the hints"
     expect(hint_error in ('mse', 'standard', 'cosine'), 'hint_error', hint_error, "'mse', 'standard' or 'cosine'")
     if hint_error!='mse' and self.normalize_hints:
-        raise EKDError(f'normalize_hints: got True with hint_error={hint_error!r}, which is relative already; expected False')
+        raise EKDError(f"normalize_hints: got True with hint_error={hint_error!r}, which is relative already; expected False, or hint_error='mse'")
     if hint_schedule=='auto': hint_schedule = None if 'gamma' in self.schedules else 'cosine'
     expect(hint_schedule in (None, 'linear', 'cosine'), 'hint_schedule', hint_schedule, "None, 'linear', 'cosine' or 'auto'")
     share = isinstance(hint_end, Real) and 0<hint_end<=1
