@@ -10,8 +10,8 @@ __all__ = ['EKDError', 'DataNotFound', 'ImageArrays', 'load_images', 'stratified
            'load_teacher', 'read_manifest', 'save_teacher', 'pretrained_teachers', 'TeacherMemo', 'load_memo',
            'save_memo', 'DistillLoss', 'EKDLoss', 'DistillCallback', 'Checkpoint', 'ekd_learner', 'teacher_learner',
            'branch_curve', 'disagreement', 'diversity', 'evaluate_student', 'get_logits', 'Comparison', 'compare',
-           'BF16Callback', 'CompileCallback', 'FusedSGD', 'optimize_teachers', 'deploy', 'load_student', 'save_onnx',
-           'save_student']
+           'BF16Callback', 'CompileCallback', 'FusedSGD', 'optimize_teachers', 'deploy', 'export_student',
+           'load_student', 'save_onnx', 'save_student', 'from_hub', 'push_student_hub', 'push_teacher_hub']
 
 # %% ../nbs/17_all.ipynb #37f04251
 from .core import EKDError
@@ -29,7 +29,8 @@ from .learner import ekd_learner, teacher_learner
 from .evaluate import branch_curve, disagreement, diversity, evaluate_student, get_logits
 from .compare import Comparison, compare
 from .speed import BF16Callback, CompileCallback, FusedSGD, optimize_teachers
-from .deploy import deploy, load_student, save_onnx, save_student
+from .deploy import deploy, export_student, load_student, save_onnx, save_student
+from .hub import from_hub, push_student_hub, push_teacher_hub
 
 # %% ../nbs/17_all.ipynb #feadc685
 _all_ = [
@@ -44,4 +45,5 @@ _all_ = [
     branch_curve, disagreement, diversity, evaluate_student, get_logits,
     Comparison, compare,
     BF16Callback, CompileCallback, FusedSGD, optimize_teachers,
-    deploy, load_student, save_onnx, save_student]
+    deploy, export_student, load_student, save_onnx, save_student,
+    from_hub, push_student_hub, push_teacher_hub]
