@@ -26,7 +26,7 @@ from .student import BranchedStudent, probe_images
 
 # %% ../nbs/16_browser.ipynb #28cdf0bd
 NetworkGraph = namedtuple('NetworkGraph', 'ops branches weights')
-NetworkGraph.__doc__ = "Operations (list of dict), the numbers of the values that are branch logits, and weights float16 [n]"
+NetworkGraph.__doc__ = "Operations (list of dict), which values are branch logits (list of int), weights float16 [n]"
 
 class _LayerTracer(Tracer):
     "Trace down to single layers"

@@ -77,11 +77,17 @@ class DistillLoss(nn.Module):
         self.numbers,self.schedules,self.peaks = {},{},{}   # of each `LossNumber`: value, schedule, largest value
         self.recent_terms = deque(maxlen=2)   # of the last two calls, name -> [B]
         self.alpha,self.beta,self.tau = alpha,beta,tau
-        expect(isinstance(label_smoothing, Real) and 0<=label_smoothing<1, 'label_smoothing', label_smoothing, 'a share in [0, 1)')
-        expect(reduction in ('mean', 'sum', 'none'), 'reduction', reduction, "'mean', 'sum' or 'none'")
-        self.label_smoothing,self.reduction = label_smoothing,reduction
+        self.set_reduction(label_smoothing, reduction)
 
 # %% ../nbs/07_losses.ipynb #1353bd48
+@patch
+def set_reduction(self:DistillLoss, label_smoothing, reduction):
+    "Check and keep the smoothing of labels, and the reduction over images"
+    smooth = isinstance(label_smoothing, Real) and 0<=label_smoothing<1
+    expect(smooth, 'label_smoothing', label_smoothing, 'a share in [0, 1)')
+    expect(reduction in ('mean', 'sum', 'none'), 'reduction', reduction, "'mean', 'sum' or 'none'")
+    self.label_smoothing,self.reduction = label_smoothing,reduction
+
 @patch
 def check_weights(self:DistillLoss, **weights):
     "Refuse weights below 0"
@@ -99,6 +105,7 @@ def needs_features(self:DistillLoss): return self.peak('gamma')>0
 @patch(as_prop=True)
 def needs_teacher(self:DistillLoss): return self.peak('beta')>0 or self.needs_features
 
+# %% ../nbs/07_losses.ipynb #1353bd01
 @patch(as_prop=True)
 def scheduled(self:DistillLoss):
     "Names of the numbers that change while training"

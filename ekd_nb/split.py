@@ -32,6 +32,7 @@ def run_stages(
         why = str(e).splitlines()[0]
         raise EKDError(f'arch: the network cannot process images of {x.shape[-1]} pixels ({why}); expected larger ones') from None
 
+# %% ../nbs/04_split.ipynb #c2214901
 def multiply_adds(
     module, # a network, or a part of one
     x:Tensor, # its input

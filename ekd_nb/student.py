@@ -107,8 +107,6 @@ def param_groups(self:BranchedStudent):
     return [g for g in (params(self.trunk), params(*bodies), params(*last)) if g]
 
 # %% ../nbs/04_student.ipynb #eb10e38e
-def _label(arch): return arch_name(arch) or getattr(arch, '__name__', type(arch).__name__)
-
 def _networks(archs, n_out, in_channels, size, pretrained):
     "(a network for each branch, are its weights kept?)"
     nets,kept = [],[]
@@ -142,6 +140,13 @@ def _weights_text(kept, heads, unfrozen):
              for k,v in names.items() if v]
     trunk = f'trunk {"kept" if kept[0] else "new"}'
     return 'weights: ' + '; '.join([trunk, *(['heads new'] if heads else parts)]) + '; was frozen, is trained'*unfrozen
+
+def _label(arch): return arch_name(arch) or getattr(arch, '__name__', type(arch).__name__)
+
+def _names(archs):
+    "How the networks are called, and by which names they can be built again"
+    names = [arch_name(a) for a in archs]
+    return dict(name='+'.join(dict.fromkeys(map(_label, archs))), arch=names if all(names) else None)
 
 def _ranges(idx):
     return f'{idx[0]}–{idx[-1]}' if len(idx)>2 and idx[-1]-idx[0]==len(idx)-1 else ', '.join(map(str, idx))
@@ -210,7 +215,7 @@ def branched_student(
     if n_branches<1 or len(archs)!=n_branches:
         raise EKDError(f'arch: {len(archs)} networks for n_branches={n_branches}, expected one for each of at least 1 branch')
     nets,kept = _networks(archs, n_out, in_channels, size, pretrained)
-    names,unfrozen = [arch_name(a) for a in archs],_unfreeze(nets)
+    unfrozen = _unfreeze(nets)
     parts,ends = _cut_networks(nets, in_channels, cut, size, split)
     whole = ends[0]==len(parts[0].stages)
     tokens = any(isinstance(m, ToFeatureMap) for m in parts[0].stages)
@@ -218,9 +223,8 @@ def branched_student(
         raise EKDError("fusion: got 'gate', which needs a trunk of feature maps [B,F,h,w]; expected 'mean' or 'prob'")
     n_trunk,branches = _make_branches(parts, ends, n_out, probe_images(in_channels, size, size).to(one_param(nets[0])))
     student = BranchedStudent(parts[0].stages[:ends[0]], branches, fusion, n_trunk, trunk_grad, grouped)
-    student.config = dict(
-        name='+'.join(dict.fromkeys(map(_label, archs))), arch=names if all(names) else None, split=ends[0], cut=cut,
-        size=(in_channels, size, size), kept=kept, weights=_weights_text(kept, whole, unfrozen))
+    student.config = dict(_names(archs), split=ends[0], cut=cut, size=(in_channels, size, size), kept=kept,
+                          weights=_weights_text(kept, whole, unfrozen))
     if any(kept): print(student.config['weights'])
     return student
 

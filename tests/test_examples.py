@@ -10,7 +10,8 @@ from ekd_nb.teachers import save_teacher
 pytest.importorskip('accelerate')
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT/'examples'/'several_processes.py'
-LAUNCH = '-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no'
+LAUNCH = ('-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 '
+          '--mixed_precision no --dynamo_backend no')
 
 
 @pytest.fixture(scope='module')
@@ -41,8 +42,10 @@ def test_two_processes_and_one(here):
     assert (world, bs) == (2, 32), text
     alone, (one, bs1, steps1, ran1, images1) = said(run(here, (), '--out', 'one'))
     assert (one, bs1) == (1, 64) and steps == steps1 and images == images1
-    assert ran1 == images and abs(2*ran-images) <= steps, (text, alone)   # each process ran the teachers for its half
-    assert sorted(p.name for p in (here/'two').iterdir()) == ['run', 'student.json', 'student.md', 'student.safetensors']
+    # each process ran the teachers for its half
+    assert ran1 == images and abs(2*ran-images) <= steps, (text, alone)
+    files = ['run', 'student.json', 'student.md', 'student.safetensors']
+    assert sorted(p.name for p in (here/'two').iterdir()) == files
     students = [load_student(here/f/'student.safetensors') for f in ('two', 'one')]
     x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     assert all(s(x).isfinite().all() for s in students) and students[0].n_branches == 2

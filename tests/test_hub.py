@@ -151,5 +151,6 @@ def test_the_real_functions_take_these_arguments():
     api = huggingface_hub.HfApi
     wanted = [(api.create_repo, ('repo_id', 'private', 'exist_ok')),
               (api.upload_folder, ('repo_id', 'folder_path', 'commit_message')),
-              (huggingface_hub.snapshot_download, ('repo_id', 'revision', 'token', 'allow_patterns')), (api, ('token',))]
+              (huggingface_hub.snapshot_download, ('repo_id', 'revision', 'token', 'allow_patterns')),
+              (api, ('token',))]
     for f, names in wanted: assert set(names) <= set(signature(f).parameters)

@@ -41,7 +41,8 @@ def test_links_of_the_readme_are_addresses(metadata):
 
 def test_links_lead_to_files_of_the_repository(metadata):
     text = metadata.get_payload(decode=True).decode()
-    for f in re.findall(r'https://github.com/ekd-nb/ekd_nb/(?:blob|raw)/main/([^)#\s]+)', text): assert (ROOT/f).is_file(), f
+    for f in re.findall(r'https://github.com/ekd-nb/ekd_nb/(?:blob|raw)/main/([^)#\s]+)', text):
+        assert (ROOT/f).is_file(), f
 
 
 def test_extras(metadata):

@@ -103,9 +103,9 @@ class Project:
         nav = '\n'.join(f'          - {n}' for n in names)
         yml = (TOOLS.parent/'_quarto.yml').read_text()
         at, end = yml.index('  sidebar:\n'), yml.index('\nmetadata-files')
-        yml = re.sub(r'left:\n(?:(?:      ).*\n)+', 'left:\n      - text: Start\n        href: index.ipynb\n',
-                     yml[:at]) + f'  sidebar:\n    - id: start\n      contents:\n      - section: Start\n        contents:\n{nav}\n' + yml[end:]
-        (self.root/'_quarto.yml').write_text(yml)
+        top = re.sub(r'left:\n(?:(?:      ).*\n)+', 'left:\n      - text: Start\n        href: index.ipynb\n', yml[:at])
+        sidebar = '  sidebar:\n    - id: start\n      contents:\n      - section: Start\n        contents:\n'
+        (self.root/'_quarto.yml').write_text(f'{top}{sidebar}{nav}\n{yml[end:]}')
 
     def build(self, *cells):
         "Is anything wrong with these cells on a page of their own?"
@@ -238,10 +238,12 @@ SPOILED = {
     'dark: contrast': '<style>.quarto-dark p {background: #111; color: #555}</style><p>pale</p>',
     'request failed': '<script>fetch("http://127.0.0.1:9/").catch(() => 0)</script>',
     'weighs': '<img alt="x" src="heavy.png">',
-    'dark: picture slab.png is a white slab': '<style>.quarto-dark {background: #111}</style><img alt="x" src="slab.png">',
+    'dark: picture slab.png is a white slab':
+        '<style>.quarto-dark {background: #111}</style><img alt="x" src="slab.png">',
     'light: ink of picture faint.png has a contrast of 2': '<img alt="x" src="faint.png">',
     'on a phone: picture broad.png': '<img alt="x" src="broad.png" style="max-width:100%">',
-    'dark: contrast 1': '<style>.quarto-dark {background: #111; color: #eee} code {background: #eee}</style><p><code>x</code></p>',
+    'dark: contrast 1':
+        '<style>.quarto-dark {background: #111; color: #eee} code {background: #eee}</style><p><code>x</code></p>',
     'dark: contrast 1.0': '<style>.quarto-dark {background: #111; color: #fff} td {background: #fff}</style>'
                          '<table><tr><td>1</td></tr></table>',
     'navigation without a name': '<nav><a href="#a">x</a></nav>',
@@ -264,8 +266,9 @@ def seen(tmp_path_factory):
     found = {}
     folder = tmp_path_factory.mktemp('site')
     (folder/'heavy.png').write_bytes((TOOLS.parent/'nbs/images/card.png').read_bytes()+bytes(check.MAX_PAGE))
-    for name, size, colors in (('slab', (60, 40), '#ffffffff'), ('faint', (60, 40), '#00000000 #aaaaaaff'), ('broad', (700, 40), '#7a7a7aff')):
-        drawing(folder/f'{name}.png', size, *colors.split())
+    pictures = (('slab', 60, '#ffffffff'), ('faint', 60, '#00000000 #aaaaaaff'), ('broad', 700, '#7a7a7aff'))
+    for name, width, colors in pictures:
+        drawing(folder/f'{name}.png', (width, 40), *colors.split())
     (folder/'sound.html').write_text(GOOD.format('<p>fine <a href="#a">up</a></p>'))
     for i, body in enumerate(SPOILED.values()):
         (folder/f'page{i}.html').write_text(GOOD.format(body.replace('href="#b"', f'href="page{i}.html#b"')))

@@ -257,7 +257,8 @@ FRAME = ('<style>td {background: #fff}</style><table border="1"><thead><tr><th><
 
 def test_tables_are_stored_as_markdown():
     (o,) = cells.without_html([result(text_html=FRAME, text_plain='   a_b')])
-    assert o['data'] == {'text/markdown': '| seed | a\\_b |\n|---|--:|\n| 0 | 1.5 |\n| 1\\|2 | -3 |', 'text/plain': '   a_b'}
+    table = '| seed | a\\_b |\n|---|--:|\n| 0 | 1.5 |\n| 1\\|2 | -3 |'
+    assert o['data'] == {'text/markdown': table, 'text/plain': '   a_b'}
     bar = '<div><progress max="4" value="2"></progress> 50.00% [2/4 00:00&lt;00:00]</div>'
     assert cells.without_html([result(text_html='<style>x</style>', text_plain='<HTML>'), result(text_html=bar)]) == []
     assert cells.without_html([result(text_html='<b>so</b>')])[0]['data'] == {'text/plain': 'so'}

@@ -91,7 +91,7 @@ class Tables(HTMLParser):
 
 
 def table_markdown(rows):
-    "Rows of `(text, is a heading)` as a table in markdown; several rows of headings become one, numbers are aligned right"
+    "Rows of `(text, is a heading)` as a markdown table; several rows of headings become one, numbers are aligned right"
     width = max(map(len, rows))
     rows = [[*r, *[('', False)]*(width-len(r))] for r in rows]
     top = 1

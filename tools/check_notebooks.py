@@ -67,7 +67,8 @@ def check_executed(nb):
         for o in c.get('outputs', []):
             if o['output_type'] == 'error': yield i, f'has a stored error: {o.get("ename")}: {o.get("evalue")}'
         if any('text/html' in o.get('data', {}) for o in c.get('outputs', [])):
-            yield i, 'stores HTML, for which Quarto loads scripts from another host: store it with tools/run_notebooks.py --save'
+            yield i, ('stores HTML, for which Quarto loads scripts from another host: '
+                      'store it with tools/run_notebooks.py --save')
         if not c.get('outputs') and not UNSTORED.search(source(c)) and must_show(source(c)):
             yield i, 'shows something but nothing is stored: it was not executed'
     shown = [c for _, c in code if not UNSTORED.search(source(c))]
@@ -187,7 +188,8 @@ def main(args):
     paths = [Path(a) for a in args] or notebooks()
     bad = [f'{name_of(p)}{"" if i is None else f", cell {i}"} {text}' for p in paths for i, text in check_notebook(p)]
     if not args: bad += check_export()
-    bad += [f'{name_of(p)}, {where}: {text}' for p in (paths if args else style_paths()) for where,_,text in style_complaints(p)]
+    styled = paths if args else style_paths()
+    bad += [f'{name_of(p)}, {where}: {text}' for p in styled for where,_,text in style_complaints(p)]
     for b in bad: print(b)
     verdict = f'{len(bad)} complaints' if bad else 'clean, executed and in sync with the library'
     print(f'{len(paths)} notebooks: {verdict}')

@@ -6,7 +6,8 @@ Compared: printed text, displayed values and tables. Whole numbers must be equal
 since another processor rounds differently. Tables in HTML are turned into markdown first. Not compared: durations,
 rates, file sizes, dates, paths, addresses, versions, digests, stderr, and every output of a cell marked `#| timing`.
 Of pictures only the presence is. Cells marked `#| eval: false`, `#| slow` or `#| real` are not run and keep what they
-store. `--save` stores the fresh outputs instead. Real data is hidden from the notebooks (EKD_DATA is unset), so that they show the same everywhere.
+store. `--save` stores the fresh outputs instead. Real data is hidden from the notebooks (EKD_DATA is unset), so that
+they show the same everywhere.
 """
 import argparse, json, os, re, shutil, subprocess, sys, tempfile, time
 from concurrent.futures import ProcessPoolExecutor

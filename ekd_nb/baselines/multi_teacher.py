@@ -22,7 +22,7 @@ def confidence_weights(
     logits:Tensor, # of K classifiers [K,B,C]
     y:Tensor, # labels, int [B]
 )->Tensor: # [K,B], their sum over classifiers is 1
-    "How much each classifier counts for each image: more where its cross-entropy is low (Zhang et al. 2022, equation 3)"
+    "How much each classifier counts for an image: more where its cross-entropy is low (Zhang et al. 2022, equation 3)"
     K,B,C = logits.shape
     if K==1: return torch.ones_like(logits[...,0])
     ce = F.cross_entropy(logits.reshape(K*B, C), y.long().repeat(K), reduction='none').view(K, B)

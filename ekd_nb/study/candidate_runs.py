@@ -197,6 +197,7 @@ def missing_teachers(
     if task.teachers in ('ready', 'adapted'): return []
     return [i for i in range(len(task.archs)) if not teacher_file(task, seed, weights, i).is_file()]
 
+# %% ../../nbs/study/06_candidate_runs.ipynb #4eb68701
 @patch
 def train_teacher(self:Bench, i:int, deadline=None)->Path:
     "Train one teacher and keep its weights as float16"

@@ -121,13 +121,16 @@ def plan_jobs(
 
 # %% ../../nbs/study/06_full.ipynb #c007fa6b
 CHOSEN = dict(
-    ekd='the default loss of ekd_learner, chosen by the suite (results/plans/suite.json, suite-2.json) on eleven other tasks; no run of this protocol',
+    ekd=('the default loss of ekd_learner, chosen by the suite (results/plans/suite.json, suite-2.json) '
+         'on eleven other tasks; no run of this protocol'),
     kd='temperature 4 and alpha 0.5, chosen by the same suite in an equal number of runs; no run of this protocol',
     hinted_students="EKD's weights: kd_wide_hint, kd_flops_hint, kd_best_hint, kd_light_hint, ekd_light, ekd_avg",
     labels='plain, wide, branched: nothing to choose',
     separate="temperature 4 and alpha 0.5, as kd",
-    rivals='own_weight and tau, four candidates each, one run each with seed 9, all epochs, on the 5,000 held-out images')
-RULE = ('a rival takes the candidate of the highest held-out accuracy after the last epoch, of equal ones the first listed; '
+    rivals=('own_weight and tau, four candidates each, one run each with seed 9, all epochs, '
+            'on the 5,000 held-out images'))
+RULE = ('a rival takes the candidate of the highest held-out accuracy after the last epoch, '
+        'of equal ones the first listed; '
         'its test runs begin when all four have a record; test images are read once, after the last epoch; '
         'differences are paired over seeds, 95 % t intervals, Holm over all methods compared with EKD, '
         'the smallest difference that matters is 0.3 points; every run that ends is kept')
@@ -138,8 +141,9 @@ def plan()->dict:
     def rows(jobs): return [dict(method=j.method, seed=j.seed, name=j.name) for j in jobs]
     candidates = {m: [dict(own_weight=w, tau=t) for w,t in cs] for m,cs in RIVALS.items()}
     body = dict(plan='full', data=DATA, protocols={d: asdict(protocol(d, 'full')) for d in DATA}, seeds=SEEDS,
-                choice_seed=CHOICE_SEED, first=FIRST, methods=METHOD_ORDER, candidates=candidates, chosen=CHOSEN, rule=RULE,
-                order='cifar100, then cifar10: the first six methods; then the candidates; then the rest; then long; then limited',
+                choice_seed=CHOICE_SEED, first=FIRST, methods=METHOD_ORDER, candidates=candidates, chosen=CHOSEN,
+                rule=RULE, order=('cifar100, then cifar10: the first six methods; then the candidates; '
+                                  'then the rest; then long; then limited'),
                 long=rows(long_jobs()), limited={d: rows(limited_jobs(d)) for d in DATA})
     return add_digest(json.loads(json.dumps(body)))
 

@@ -171,6 +171,7 @@ def _measure(job, config, log, setup_job):
     shutil.rmtree(checkpoints, ignore_errors=True)
     return record | _add_unseen(job, learn.model, config) | _add_logits(job, learn, config)
 
+# %% ../../nbs/study/05_grid.ipynb #9cbdbe01
 def _add_unseen(job, model, config):
     "How well a student of a test run notices images of other classes"
     unseen,data = config.unseen(job.protocol.data),config.images(job.protocol.data)
@@ -186,6 +187,7 @@ def _add_logits(job, learn, config):
     path = config.out/'logits'/f'{job.name}.safetensors'
     return dict(logits=save_logits(learn.model, learn.dls[-1], path, branches=job.method=='ekd'))
 
+# %% ../../nbs/study/05_grid.ipynb #9cbdbe02
 def run_job(
     job:Job,
     config:GridConfig,
