@@ -14,8 +14,8 @@ from dataclasses import replace
 import torch
 from fastai.callback.core import Callback
 
+from ..cut import create_network
 from ..learner import teacher_learner
-from ..models import get_model
 from .methods import method
 from .protocols import Protocol
 from .runs import method_learner
@@ -46,7 +46,7 @@ def _few(p, data, rows, valid_idxs, device):
 
 def _untrained(p, data, device):
     "Teachers without training, for their cost"
-    nets = [get_model(a, data.n_classes, data.channels) for a in p.teachers]
+    nets = [create_network(a, data.n_classes, data.channels) for a in p.teachers]
     return TeacherEnsemble(nets, feature_grid=p.hint_cells).to(device)
 
 # %% ../../nbs/study/06_estimate.ipynb #1916c35e

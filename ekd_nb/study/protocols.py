@@ -20,7 +20,7 @@ from ..core import expect
 @dataclass(frozen=True)
 class Protocol:
     "Everything that is the same for all methods of a comparison"
-    data:str              # `digits`, `cifar10` or `cifar100`
+    data:str              # a key of `DATASETS`
     preset:str            # its name
     teachers:tuple        # architectures, one per branch
     student:str='resnet8' # architecture that is branched
@@ -123,13 +123,18 @@ def _cifar(
             replace(_GPU, data=data),
             replace(_LONG, data=data))
 
+_IMAGENETTE = replace(_FULL, data='imagenette', teachers=('regnet_y_3_2gf', 'efficientnet_v2_s', 'shufflenet_v2_x2_0'),
+                      student='resnet10t', epochs=40, teacher_epochs=40, bs=64, n_valid=1000, n_curve=500)
+_SMOKE = replace(_IMAGENETTE, preset='quick', teachers=('regnet_y_400mf', 'mobilenet_v3_small', 'shufflenet_v2_x0_5'),
+                 per_class=20, epochs=2, teacher_epochs=2, bs=32, precision='float32')
+
 _ALL = (_DIGITS, _DEMO, replace(_DIGITS, preset='small', per_class=50),
-        *_cifar('cifar10', 200), *_cifar('cifar100', 20))
+        *_cifar('cifar10', 200), *_cifar('cifar100', 20), _SMOKE, _IMAGENETTE)
 PROTOCOLS = {(p.data, p.preset): p for p in _ALL}
 
 # %% ../../nbs/study/00_protocols.ipynb #c9b97191
 def protocol(
-    data:str='digits', # `digits`, `cifar10` or `cifar100`
+    data:str='digits', # `digits`, `cifar10`, `cifar100` or `imagenette`
     preset:str='quick', # a key of `PRESETS`
     **changes, # fields to replace
 )->Protocol:

@@ -29,7 +29,7 @@ from .summary import figure_name, result_sentence, result_table, save_figure
 from .training import teacher_path, teacher_rows
 
 # %% ../../nbs/study/13_reproduce.ipynb #d39ea746
-DEFAULT_PRESET = dict(digits='demo', cifar10='small', cifar100='small')
+DEFAULT_PRESET = dict(digits='demo', cifar10='small', cifar100='small', imagenette='full')
 
 _MINUTES = {('digits', 'demo'): '2', ('digits', 'quick'): '2', ('digits', 'small'): '6', ('cifar', 'quick'): '3',
             ('cifar', 'small'): '40', ('cifar', 'steps'): '40', ('cifar', 'deep'): '120', ('cifar', 'equal'): '60'}
@@ -69,8 +69,8 @@ def parser():
     raw = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser('ekd_reproduce', description=what, epilog=_epilog(), formatter_class=raw)
     add = p.add_argument
-    add('--data', default='digits', help='digits, cifar10 or cifar100')
-    add('--preset', help='see below; by default demo for digits, small for CIFAR')
+    add('--data', default='digits', help='digits, cifar10, cifar100 or imagenette')
+    add('--preset', help='see below; by default demo for digits, small for CIFAR, full for imagenette')
     add('--methods', default=','.join(MAIN_METHODS), help='comma-separated, or all; see below')
     add('--seeds', default='0,1,2', help='comma-separated numbers')
     add('--fraction', type=float, default=1., help="part of the preset's training images, above 0 and up to 1")

@@ -183,7 +183,8 @@ def _train_teacher(p, data, rows, valid_idxs, i, path, need, info, device, log):
     acc = None
     if len(valid_idxs): acc = evaluate_student(learn.model, valid_dl(data, rows, valid_idxs, device))['test_accuracy']
     about = dict(accuracy=acc, n_train=len(rows), wall_s=None if resumed else secs, **need, **info, **where)
-    save_teacher(learn.model, path, arch=arch, half=half, **about)
+    named = arch if hasattr(learn.model, 'arch') else None   # otherwise the recipe is found
+    save_teacher(learn.model, path, arch=named, half=half, **about)
     shutil.rmtree(checkpoints, ignore_errors=True)
 
 # %% ../../nbs/study/03_training.ipynb #11369743
