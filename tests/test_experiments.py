@@ -2,7 +2,9 @@
 import json, os, re, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest, torch
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
 import ekd_nb.study.reproduce as rep
+import wrong_calls
 from ekd_nb.core import EKDError
 from ekd_nb.data import load_images
 from ekd_nb.study import grid
@@ -18,27 +20,18 @@ def command(*args, **env):
                        capture_output=True, text=True, env={**os.environ, **env})
     return r.returncode, r.stdout, r.stderr
 
-WRONG = [(('--data', 'mnist'), "data: got 'mnist', expected one of cifar10, cifar100, digits"),
-         (('--preset', 'huge'), "preset: got 'huge', expected one of"),
-         (('--methods', 'ekd,magic'), "method: got 'magic', expected one of plain"),
+WRONG = [*wrong_calls.COMMANDS,
          (('--methods', ','), 'methods: got none'),
-         (('--seeds', '0,x'), "seeds: got '0,x'"),
          (('--seeds', '-1'), "seeds: got '-1'"),
          (('--fraction', '0'), 'fraction: got 0'),
-         (('--fraction', '1.5'), 'fraction: got 1.5'),
          (('--fraction', '0.01'), 'leaves no image of class'),
          (('--teacher-data', 'some'), "teacher_data: got 'some'"),
-         (('--device', 'warp9'), "device: got 'warp9'"),
          (('--on', 'train'), "on: got 'train', expected 'test' or 'valid'"),
-         (('--set', 'lambda=1'), "set: got 'lambda=1', expected FIELD=VALUE"),
          (('--set', 'epochs=many'), "set: epochs got 'many', expected int"),
          (('--set', 'epochs=0'), 'epochs: got 0, expected a number of at least 1'),
          (('--set', 'lr=-1'), 'lr: got -1.0, expected a number above 0'),
          (('--set', 'schedule=cosine'), "schedule: got 'cosine', expected one of one_cycle, steps"),
-         (('--set', 'preset=small'), "set: got 'preset=small', expected FIELD=VALUE"),
-         (('--jobs', '0'), 'jobs: got 0, expected at least 1'),
-         (('--backend', 'slurm', '--jobs', '2'), "backend: got 'slurm', expected one of loky"),
-         (('--out', '/proc/nowhere'), 'out: cannot write to /proc/nowhere')]
+         (('--set', 'preset=small'), "set: got 'preset=small', expected FIELD=VALUE")]
 
 @pytest.mark.parametrize('args,words', WRONG, ids=[' '.join(a) for a,_ in WRONG])
 def test_wrong_calls_cost_one_sentence(args, words, tmp_path, capsys):

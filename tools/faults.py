@@ -18,6 +18,7 @@ torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT/'tools'))
+from children import in_child
 from compat import SMALL, dls, learner
 from ekd_nb import checkpoint as checkpoint_module, core as core_module
 from ekd_nb.checkpoint import Checkpoint
@@ -37,22 +38,6 @@ def train(folder, epochs=EPOCHS, out=None):
         values = [[None if v is None else float(v) for v in row] for row in learn.recorder.values]
         write_json(out, add_digest(dict(weights=bits.hex(), values=values)))
     return bits
-
-
-def in_child(f, quiet=True):
-    "Start `f` in a forked process; its id"
-    sys.stdout.flush(); sys.stderr.flush()
-    if pid := os.fork(): return pid
-    code = 1
-    try:
-        warnings.simplefilter('ignore')
-        if quiet: os.dup2(os.open(os.devnull, os.O_WRONLY), 1); os.dup2(1, 2)
-        f()
-        code = 0
-    except BaseException:
-        import traceback
-        traceback.print_exc()
-    finally: os._exit(code)
 
 
 def wait(pid, timeout=120):

@@ -8,7 +8,7 @@ nbs/results/reliability.ipynb shows it, tests/test_distributed.py tests it.
 Every rank is a process of its own (gloo on the CPU, forked, so that it starts at once); what each returns is written
 as JSON.
 """
-import argparse, hashlib, json, os, random, signal, socket, sys, tempfile, time, traceback, warnings
+import argparse, hashlib, json, os, random, signal, socket, sys, tempfile, time
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -24,6 +24,7 @@ import fastai.distributed
 from fastai.callback.core import Callback
 from fastai.callback.progress import CSVLogger
 from fastai.distributed import DistributedDL
+from children import in_child
 from compat import data, folder_dls, learner, teachers, three
 from ekd_nb.callbacks import NonFiniteLoss
 from ekd_nb.checkpoint import Checkpoint
@@ -41,19 +42,12 @@ def free_port():
 
 def start(f, rank, world, port, out):
     "One rank; its process id"
-    sys.stdout.flush(); sys.stderr.flush()
-    if pid := os.fork(): return pid
-    code = 1
-    try:
-        warnings.simplefilter('ignore')
-        os.dup2(os.open(f'{out}.err', os.O_WRONLY|os.O_CREAT), 2)
+    def run():
         if world > 1:
             os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world),
                               MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
         out.write_text(json.dumps(f()))
-        code = 0
-    except BaseException: traceback.print_exc()
-    finally: os._exit(code)
+    return in_child(run, quiet=False, errors=f'{out}.err')
 
 
 def launch(f, world=2, timeout=300):

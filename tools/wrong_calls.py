@@ -360,17 +360,19 @@ def command(*args):
     assert status == 2 and 'Traceback' not in err.getvalue(), (status, err.getvalue())
     raise EKDError(err.getvalue().strip())
 
-for args, says in (
-        (('--data', 'mnist'), "data: got 'mnist'"),
-        (('--preset', 'huge'), "preset: got 'huge'"),
-        (('--methods', 'ekd,magic'), "method: got 'magic'"),
-        (('--seeds', '0,x'), "seeds: got '0,x'"),
-        (('--fraction', '1.5'), 'fraction: got 1.5'),
-        (('--device', 'warp9'), "device: got 'warp9'"),
-        (('--set', 'lambda=1'), "set: got 'lambda=1'"),
-        (('--jobs', '0'), 'jobs: got 0'),
-        (('--backend', 'slurm', '--jobs', '2'), "backend: got 'slurm'"),
-        (('--out', '/proc/nowhere'), 'out: cannot write to /proc/nowhere')):
+COMMANDS = [
+    (('--data', 'mnist'), "data: got 'mnist', expected one of cifar10, cifar100, digits"),
+    (('--preset', 'huge'), "preset: got 'huge', expected one of"),
+    (('--methods', 'ekd,magic'), "method: got 'magic', expected one of plain"),
+    (('--seeds', '0,x'), "seeds: got '0,x'"),
+    (('--fraction', '1.5'), 'fraction: got 1.5'),
+    (('--device', 'warp9'), "device: got 'warp9'"),
+    (('--set', 'lambda=1'), "set: got 'lambda=1', expected FIELD=VALUE"),
+    (('--jobs', '0'), 'jobs: got 0, expected at least 1'),
+    (('--backend', 'slurm', '--jobs', '2'), "backend: got 'slurm', expected one of loky"),
+    (('--out', '/proc/nowhere'), 'out: cannot write to /proc/nowhere')]
+
+for args, says in COMMANDS:
     wrong(C, f"ekd_reproduce {' '.join(args)}", says)(lambda args=args: command(*args))
 
 
