@@ -1,5 +1,5 @@
 "The package as an index shows it and as pip installs it: metadata, files of the wheel, quiet imports; no network"
-import email, os, re, shutil, subprocess, sys, zipfile
+import email, os, re, shutil, subprocess, sys, tarfile, zipfile
 from configparser import ConfigParser
 from pathlib import Path
 import pytest
@@ -12,16 +12,23 @@ if Version(setuptools.__version__) < Version('77'):
     pytest.skip(f'building needs setuptools 77, here is {setuptools.__version__}', allow_module_level=True)
 
 
-@pytest.fixture(scope='module')
-def wheel(tmp_path_factory):
-    "The wheel, built in a copy of what it is built from"
-    at = tmp_path_factory.mktemp('wheel')
-    for f in ('pyproject.toml', 'settings.ini', 'setup.py', 'README.md', 'LICENSE'): shutil.copy(ROOT/f, at)
-    shutil.copytree(ROOT/'ekd_nb', at/'ekd_nb', ignore=shutil.ignore_patterns('__pycache__'))
-    code = "from setuptools import build_meta; print(build_meta.build_wheel('out'))"
+def build(kind, at):
+    "Build an sdist or a wheel in a folder; the file"
+    code = f"from setuptools import build_meta; print(build_meta.build_{kind}('out'))"
     r = subprocess.run([sys.executable, '-c', code], cwd=at, capture_output=True, text=True)
     assert r.returncode == 0, r.stderr[-2000:]
-    return zipfile.ZipFile(at/'out'/r.stdout.splitlines()[-1])
+    return at/'out'/r.stdout.splitlines()[-1]
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    "The wheel, built from the sdist of a copy: what is left out there would be missed"
+    at = tmp_path_factory.mktemp('wheel')
+    for f in ('pyproject.toml', 'settings.ini', 'setup.py', 'MANIFEST.in', 'README.md', 'LICENSE'): shutil.copy(ROOT/f, at)
+    shutil.copytree(ROOT/'ekd_nb', at/'ekd_nb', ignore=shutil.ignore_patterns('__pycache__'))
+    sdist = build('sdist', at)
+    with tarfile.open(sdist) as t: t.extractall(at, filter='data')
+    return zipfile.ZipFile(build('wheel', at/sdist.name.removesuffix('.tar.gz')))
 
 
 @pytest.fixture(scope='module')

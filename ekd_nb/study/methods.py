@@ -62,7 +62,7 @@ def separate_networks(p, shape):
 STEP = 8 # of the width of a ResNet of timm
 
 def _timm_resnet(p, width):
-    "A function that builds the protocol's student with `width` channels in its first stage, and twice as many in each next one"
+    "A function that builds the student of timm with `width` channels in its first stage, twice as many in each next one"
     def build(n_out:int=10, in_channels:int=3):
         timm = import_module('timm')   # optional
         channels = [width*2**i for i in range(4)]
@@ -116,7 +116,8 @@ def _heads_width(p, shape):
     own = _of_package(p)
     if own: widest = width_for_params(most, _depth(p), shape.n_out, shape.in_channels)
     else: widest = _timm_width(p, shape, count_params, most)
-    return next(w for w in range(widest, 0, -1 if own else -STEP) if count_params(_heads(p, shape, w, n_branches(p)))<=most)
+    widths,n = range(widest, 0, -1 if own else -STEP),n_branches(p)
+    return next(w for w in widths if count_params(_heads(p, shape, w, n))<=most)
 
 def heads_network(p, shape):
     "A whole network as trunk and one head per teacher, no more parameters than the branched student"
