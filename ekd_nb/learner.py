@@ -29,12 +29,11 @@ from .core import EKDError, eval_mode, expect
 from .callbacks import (BranchAccuracy, BranchLogitsHook, DistillCallback, LossTermRecorder, ScheduleLoss,
                               StopOnNonFinite, WarnDeadBranch, WarnHintsDominate, loss_columns)
 from .distributed import DistributedSync
-from .losses import EKDLoss, as_distill_loss
+from .losses import EKDLoss, as_distill_loss, resolve_assignment
 from .memo import TeacherMemo
 from .preflight import (Preflight, check_classes, check_match, check_network, check_single_images, dry_run,
                               first_batch, preflight, probe_student)
 from .student import BranchedStudent, branched_student, create_network
-from .targets import resolve_assignment
 
 # %% ../nbs/12_learner.ipynb #b64f6cfe
 @delegates(Learner.__init__)

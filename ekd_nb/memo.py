@@ -251,6 +251,25 @@ def __call__(self:TeacherMemo,
     flat.index_copy_(0, _to(hit, new), _to(self._read(rows[hit], slots[hit]), new))
     return self._unpack(flat)
 
+# %% ../nbs/06_memo.ipynb #b1756e4c
+@patch
+def table_rows(self:TeacherMemo,
+    key, # `ViewKey` of any number of images: rows and views, on the CPU
+)->Tensor: # rows of the table, int64 [n]
+    "Where the outputs for these images and views are; one that is not there is refused"
+    rows = self.index.rows(key.idx)
+    slots = self.index.slots(rows, key.view)
+    if self.table is None or (slots<0).any():
+        raise EKDError(f'memo: {int((slots<0).sum())} of {len(slots)} entries are missing, expected a memo that holds them all')
+    return self.index.positions(rows, slots)
+
+@patch
+def read_rows(self:TeacherMemo,
+    at:Tensor, # rows of the table, int64 [B], on its device
+)->TeacherOutput:
+    "The teachers' outputs in these rows"
+    return self._unpack(self.table.index_select(0, at))
+
 # %% ../nbs/06_memo.ipynb #277065af
 @patch
 def check_compatible(self:TeacherMemo,

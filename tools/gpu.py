@@ -2,6 +2,7 @@
 
     python tools/gpu.py --data cifar100,cifar10 --deadline 420 --graph --out weights
     python tools/gpu.py --tiny --out /tmp/weights
+    python tools/gpu.py students ...          # trains students instead: see tools/gpu_students.py
 
 The teachers see all training images but the 5,000 that every run holds out. All images lie on the GPU as bytes; crop
 and flip are done there. Forward and backward run in bfloat16, with `--graph` as one CUDA graph. Each teacher has its
@@ -12,7 +13,7 @@ networks and one epoch. The CUDA graph could not be tried where this was written
 """
 import time
 START = time.perf_counter()
-import math, os, threading
+import math, os, sys, threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -229,6 +230,11 @@ def train_all(data, device, archs, out, o, later): # `later`: shares of the data
     write_json(out/f'{data.name}-teachers.json', add_digest(dict(data=data.name, fingerprint=data.fingerprint,
                n_valid=len(images.held_y), together=together, teachers=rows)))
     log(f'{data.name}: {len(rows)} teachers together {together:.2%} of {len(images.held_y):,} held-out images')
+
+
+if __name__ == '__main__' and sys.argv[1:2] == ['students']:
+    script = str(Path(__file__).with_name('gpu_students.py'))
+    os.execv(sys.executable, [sys.executable, '-W', 'ignore', script, *sys.argv[2:]])
 
 
 @call_parse

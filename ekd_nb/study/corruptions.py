@@ -122,6 +122,16 @@ def corrupt(
     out = f(x.cpu().permute(0,3,1,2).float().div(255).contiguous(), constants[severity-1], rng)
     return out.clamp(0,1).mul(255).round().to(torch.uint8).permute(0,2,3,1)
 
+# %% ../../nbs/study/03_corruptions.ipynb #6e18506c
+_kept = {}   # (name, severity, seed, images) -> spoiled images, of one array of test images
+
+def _spoiled(x, *key):
+    "Spoiled test images; kept, because all students of a process see the same"
+    if _kept.get('of') is not x: _kept.clear()
+    _kept['of'] = x
+    if key not in _kept: _kept[key] = corrupt(x[:key[3]], *key[:3])
+    return _kept[key]
+
 # %% ../../nbs/study/03_corruptions.ipynb #b9807844
 def corruption_accuracy(
     model:nn.Module,         # returns logits [B,C] in eval mode
@@ -143,4 +153,5 @@ def corruption_accuracy(
         batches = ((norm(TensorImage(b.permute(0,3,1,2))), t) for b,t in zip(x.split(bs), y.split(bs)))
         z, y_, _ = get_logits(model, batches)
         return accuracy_score(z, y_)
-    return {'clean': [right(x)], **{n: [right(corrupt(x, n, s, seed)) for s in severities] for n in names}}
+    def spoiled(n, s): return corrupt(x, n, s, seed) if rows is not None else _spoiled(data.x_test, n, s, seed, n_images)
+    return {'clean': [right(x)], **{n: [right(spoiled(n, s)) for s in severities] for n in names}}

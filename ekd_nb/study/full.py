@@ -9,7 +9,7 @@ __all__ = ['DATA', 'SEEDS', 'CHOICE_SEED', 'FIRST', 'REST', 'RIVALS', 'METHOD_OR
            'LIMITED', 'PARTS', 'CHOSEN', 'RULE', 'candidate_jobs', 'winner', 'test_jobs', 'long_jobs', 'limited_jobs',
            'plan_jobs', 'plan', 'main']
 
-# %% ../../nbs/study/06_full.ipynb #33c14117
+# %% ../../nbs/study/06_full.ipynb #9b900de9
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,14 +23,14 @@ from .methods import METHODS
 from .protocols import protocol
 from .records import load_records, results_dir
 
-# %% ../../nbs/study/06_full.ipynb #60921315
+# %% ../../nbs/study/06_full.ipynb #e24e223a
 DATA = ('cifar100', 'cifar10')   # in this order
 SEEDS = (10, 11, 12)             # of test runs; no earlier run has them
 CHOICE_SEED = 9                  # of runs on held-out images
 FIRST = ('plain', 'kd_wide_hint', 'ekd', 'ekd_light', 'branched', 'kd_wide')
 REST = ('kd', 'kd_flops', 'kd_flops_hint', 'kd_best_hint', 'ekd_avg', 'kd_light_hint', 'wide', 'separate', 'teachers')
 
-# %% ../../nbs/study/06_full.ipynb #32e1682d
+# %% ../../nbs/study/06_full.ipynb #fe04bb5c
 def _candidates(low, mid, high): return ((low, 4.), (mid, 4.), (high, 4.), (mid, 2.))
 
 RIVALS = dict(   # method -> (own_weight, tau)
@@ -42,7 +42,7 @@ RIVALS = dict(   # method -> (own_weight, tau)
 
 METHOD_ORDER = (*FIRST, *REST[:-2], *RIVALS, *REST[-2:])
 
-# %% ../../nbs/study/06_full.ipynb #599d7480
+# %% ../../nbs/study/06_full.ipynb #b544fa28
 def candidate_jobs(
     data:str, # `cifar10` or `cifar100`
     names=None, # some of `RIVALS`; None: all
@@ -65,7 +65,7 @@ def winner(
     if any(c not in acc for c in RIVALS[name]): return None
     return max(RIVALS[name], key=acc.get)
 
-# %% ../../nbs/study/06_full.ipynb #d7b9ec23
+# %% ../../nbs/study/06_full.ipynb #f9d0da79
 def test_jobs(
     data:str, # `cifar10` or `cifar100`
     names, # methods
@@ -81,7 +81,7 @@ def test_jobs(
     wanted = [m for m in names if m not in RIVALS or best[m]]
     return list(dict.fromkeys(job(m, s) for s in seeds for m in wanted))
 
-# %% ../../nbs/study/06_full.ipynb #68d00561
+# %% ../../nbs/study/06_full.ipynb #7f86cfa2
 LONG_METHODS = ('plain', 'kd_wide_hint', 'ekd', 'ekd_light', 'branched', 'kd_wide', 'fitnet', 'at')
 LIMITED_METHODS = ('plain', 'kd_wide_hint', 'ekd', 'ekd_light')
 LONG,LIMITED = 'epochs=120','steps'   # names of the variants
@@ -102,13 +102,14 @@ def limited_jobs(
     p = protocol(data, 'full', same_steps=True, n_views=40)
     return [make_job(p, m, s, .1, 'same', variant=LIMITED) for s in seeds for m in LIMITED_METHODS]
 
-# %% ../../nbs/study/06_full.ipynb #64aa5cbc
+# %% ../../nbs/study/06_full.ipynb #1cc048b3
 PARTS = ('first', 'choices', 'rest', 'long', 'limited')   # in order of what they settle
 
 def plan_jobs(
     part:str, # one of `PARTS`
     data:str, # `cifar10` or `cifar100`
     folder=None, # of results, where choices are looked up; None: the project's
+    choices=None, # validation records of the data set, instead of those in the folder
 )->list: # of `Job`s
     "What a part of the plan runs on a data set"
     expect(part in PARTS, 'part', part, f"one of {', '.join(PARTS)}")
@@ -116,10 +117,10 @@ def plan_jobs(
     if part=='long': return long_jobs(data) if data=='cifar10' else []
     if part=='limited': return limited_jobs(data)
     if part=='first': return test_jobs(data, FIRST)
-    choices = load_records(results_dir(folder)/'choices', data=data, preset='full')
+    if choices is None: choices = load_records(results_dir(folder)/'choices', data=data, preset='full')
     return test_jobs(data, METHOD_ORDER[len(FIRST):], choices)
 
-# %% ../../nbs/study/06_full.ipynb #c007fa6b
+# %% ../../nbs/study/06_full.ipynb #f543e7bc
 CHOSEN = dict(
     ekd=('the default loss of ekd_learner, chosen by the suite (results/plans/suite.json, suite-2.json) '
          'on eleven other tasks; no run of this protocol'),
@@ -135,7 +136,7 @@ RULE = ('a rival takes the candidate of the highest held-out accuracy after the 
         'differences are paired over seeds, 95 % t intervals, Holm over all methods compared with EKD, '
         'the smallest difference that matters is 0.3 points; every run that ends is kept')
 
-# %% ../../nbs/study/06_full.ipynb #9346f34d
+# %% ../../nbs/study/06_full.ipynb #e1e6ddc9
 def plan()->dict:
     "Protocols, methods, candidates, seeds and rule, sealed"
     def rows(jobs): return [dict(method=j.method, seed=j.seed, name=j.name) for j in jobs]
@@ -147,7 +148,7 @@ def plan()->dict:
                 long=rows(long_jobs()), limited={d: rows(limited_jobs(d)) for d in DATA})
     return add_digest(json.loads(json.dumps(body)))
 
-# %% ../../nbs/study/06_full.ipynb #bdbcb5cf
+# %% ../../nbs/study/06_full.ipynb #c110824f
 @call_parse
 def main(
     plan_file:str=None, # write the plan into this file and run nothing

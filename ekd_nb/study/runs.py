@@ -115,6 +115,7 @@ def run(
     log=print, # gets a line per epoch
     eval_split:str='test', # evaluate on `test`, or on `valid` to make a choice
     checkpoints=None, # folder that lets a killed run go on
+    fit=fit_schedule, # function of Learner, protocol and epochs that trains and returns seconds
 )->tuple: # (record, Learner)
     "Train one student and measure it after the last epoch"
     m = method(name)
@@ -124,7 +125,7 @@ def run(
     misses = memo.misses if memo else 0
     prepare_learner(learn, p, f'{name}, seed {seed}', log, checkpoints)
     where,resumed = provenance(dls.device),is_resumed(checkpoints)
-    secs = fit_schedule(learn, p, student_epochs(p, fraction))
+    secs = fit(learn, p, student_epochs(p, fraction))
     record = _describe(p, name, data, seed, fraction, teacher_data, manifests, eval_split, rows)
     kept = learn.model.keep(learn.model.n_branches)   # without what only training needs
     record |= dict(student=what, **_sizes(kept, data), epochs=student_epochs(p, fraction))
@@ -190,7 +191,7 @@ def teachers_record(
     record |= dict(wall_s=None if None in seconds else sum(seconds), **where)
     return record | extended_metrics(model, p, data, dls, eval_split=eval_split)
 
-# %% ../../nbs/study/04_runs.ipynb #4d295ca4
+# %% ../../nbs/study/04_runs.ipynb #aa8ec5d1
 UNSEEN = dict(cifar10='cifar100', cifar100='cifar10')   # data set -> one of other classes
 
 def unseen_scores(
@@ -218,7 +219,7 @@ def unseen_record(
     return dict(data=unseen.name, fingerprint=unseen.fingerprint, n_images=len(theirs['entropy']),
                 auroc=unseen_auroc(uncertainty_scores(z, branches), theirs))
 
-# %% ../../nbs/study/04_runs.ipynb #c556a2a7
+# %% ../../nbs/study/04_runs.ipynb #d75a1e5a
 def save_logits(
     model, # a trained student
     dl, # test images
