@@ -282,6 +282,8 @@ class MeanEnsemble(nn.Module):
         super().__init__()
         self.models = models if isinstance(models, TeacherEnsemble) else nn.ModuleList(models)
         if not len(self.models): raise EKDError("models holds no network: expected at least one.")
+        if getattr(self.models, 'known', None) is not None:
+            raise EKDError('models: these teachers know different classes, so their logits have no mean; expected teachers of all classes')
         self.fusion = _Mean()
 
     def forward(self, x): # images, float [B,C,H,W], normalised

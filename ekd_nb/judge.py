@@ -19,7 +19,7 @@ from .arrays import DATASETS
 from .core import EKDError
 from .data import ViewLoader
 from .teacher_files import class_names, data_stats
-from .teachers import TeacherAdapter, TeacherEnsemble, run_network
+from .teachers import TeacherAdapter, TeacherEnsemble, map_logits, run_network
 
 # %% ../nbs/06_judge.ipynb #c3fed8f7
 # (mean, std) of data sets, for manifests that have none
@@ -36,16 +36,15 @@ def class_map(
     classes:list, # names of a teacher's classes, in its order
     vocab:list, # names of the data's classes, in their order
     entry:str='teachers', # the teacher, for the message
-)->list: # for each class of the data its index there; None if the order is the same or the names have nothing in common
+)->list: # for each class of the data its index there, None if unknown; None if the order is the same or no two names are shared
     "How the classes of the data are numbered by a teacher"
     if not classes or not vocab or classes==vocab: return None
     where = {str(c): i for i,c in enumerate(classes)}
     unknown = [c for c in vocab if c not in where]
     if len(unknown)==len(vocab): return None
-    if unknown:
-        raise EKDError(f'{entry} does not know {len(unknown)} of the {len(vocab)} classes of the data '
-                       f'({", ".join(unknown[:3])}), expected all of them')
-    return [where[c] for c in vocab]
+    if len(unknown)==len(vocab)-1:
+        raise EKDError(f'{entry} knows one of the {len(vocab)} classes of the data, expected at least two')
+    return [where.get(c) for c in vocab]
 
 # %% ../nbs/06_judge.ipynb #355ea5e3
 def _same_stats(a, b, tol=.02):
@@ -65,8 +64,9 @@ def match_teachers(
     for i,(name,model) in enumerate(zip(teachers.names, teachers.models)):
         man,entry = _manifest(model),f'teachers: entry {i} ({name})'
         if maps[i] is None and (cm := class_map(man.get('classes'), vocab, entry)):
-            maps[i] = cm
-            log(f'{entry} numbers its classes in another way than the data: mapped by name')
+            maps[i],unknown = cm,[str(v) for v,c in zip(vocab, cm) if c is None]
+            log(f'{entry} numbers its classes in another way than the data: mapped by name'
+                + (f'; it does not know {len(unknown)} of {len(vocab)} ({", ".join(unknown[:3])})' if unknown else ''))
         theirs = man.get('stats')
         if theirs and stats and not _same_stats(theirs, stats):
             channels = len(theirs[0]) if {len(theirs[0]), len(stats[0])}=={1, 3} else None
@@ -74,7 +74,7 @@ def match_teachers(
             log(f'{entry} was trained on images normalised in another way: adapted')
     if models==list(teachers.models) and maps==list(teachers.class_maps): return teachers
     device = next(teachers.parameters(), torch.zeros(())).device
-    return TeacherEnsemble(models, teachers.names, teachers.feature_grid, maps).to(device)
+    return TeacherEnsemble(models, teachers.names, teachers.feature_grid, maps, teachers.layers).to(device)
 
 # %% ../nbs/06_judge.ipynb #0f87458e
 def _loader(dls):
@@ -151,18 +151,22 @@ def judge_teachers(
     some = batches[0][0][:8].to(device)
     again = _logits(teachers, some[:max(2, len(some)//2)])
     found = []
-    for name,model,z,a in zip(teachers.names, teachers.models, zs, again):
-        remarks = _remarks(z, y, _manifest(model))
+    for i,(name,model,z,a) in enumerate(zip(teachers.names, teachers.models, zs, again)):
+        mine = torch.ones_like(y, dtype=torch.bool) if teachers.known is None else teachers.known[i].cpu()[y]
+        if not mine.any():
+            found.append(Verdict(name, 0., 0, ['no image of a class it knows']))
+            continue
+        remarks = _remarks(z[mine], y[mine], _manifest(model))
         far = (z[:a.shape[0]]-a).abs().max().item()/max(1., a.abs().max().item())
         if len(some)>2 and far>.05:
             remarks.append('its outputs depend on the rest of the batch or change from call to call')
-        found.append(Verdict(name, (z.argmax(1)==y).float().mean().item(), len(y), remarks))
+        found.append(Verdict(name, (z.argmax(1)==y)[mine].float().mean().item(), int(mine.sum()), remarks))
     return found
 
 def _logits(teachers, x):
     "Logits [T,B,C] without features"
     zs = [run_network(m, x) for m in teachers.models]
-    return torch.stack([(z if cm is None else z[:, cm]).float().cpu() for z,cm in zip(zs, teachers.class_maps)])
+    return torch.stack([map_logits(z, cm).float().cpu() for z,cm in zip(zs, teachers.class_maps)])
 
 # %% ../nbs/06_judge.ipynb #d7aa4d2e
 @patch

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from fastcore.basics import listify, patch
 from fastcore.meta import delegates
 from fastai.learner import Learner
-from fastai.losses import CrossEntropyLossFlat
-from fastai.metrics import accuracy
+from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
+from fastai.metrics import accuracy, accuracy_multi
 from fastai.callback.progress import ProgressCallback
 import fastai.callback.schedule
 from fastai.data.core import DataLoaders
@@ -29,11 +29,15 @@ from .core import EKDError, eval_mode, expect
 from .callbacks import (BranchAccuracy, BranchLogitsHook, DistillCallback, LossTermRecorder, ScheduleLoss,
                               StopOnNonFinite, WarnDeadBranch, WarnHintsDominate, loss_columns)
 from .distributed import DistributedSync
-from .losses import EKDLoss, as_distill_loss, resolve_assignment
+from .hint_layers import LayerProjections, hint_layer_cbs, noted_maps, split_hints, teachers_at_layers
+from .losses import EKDLoss, as_distill_loss
 from .memo import TeacherMemo
 from .preflight import (Preflight, check_classes, check_match, check_network, check_single_images, dry_run,
                               first_batch, preflight, probe_student)
+import ekd_nb.student_picture   # adds `draw` to students
 from .student import BranchedStudent, branched_student, create_network
+from .teachers import TeacherEnsemble
+from .targets import resolve_assignment
 
 # %% ../nbs/12_learner.ipynb #b64f6cfe
 @delegates(Learner.__init__)
@@ -43,16 +47,21 @@ def teacher_learner(
     n_out:int=None, # classes; by default those of `dls`
     cbs=None, # further callbacks
     metrics=accuracy, # fastai metrics
-    loss_func=None, # cross-entropy by default
+    loss_func=None, # by default cross-entropy, or binary cross-entropy where an image has several labels
     **kwargs,
 )->Learner:
     "A Learner that trains one plain network on labels"
-    x,y = first_batch(dls)
+    x,y = first_batch(dls, None)
     n_out = check_classes(n_out or get_c(dls), y)
+    if y.ndim==2: loss_func,metrics = loss_func or BCEWithLogitsLossFlat(),_multi_label(metrics)
     model = create_network(arch, n_out, x.shape[1])
     check_network(model, x, n_out)
     cbs = add_default_cbs(cbs, StopOnNonFinite(), DistributedSync())
     return Learner(dls, model, loss_func=loss_func or CrossEntropyLossFlat(), metrics=metrics, cbs=cbs, **kwargs)
+
+def _multi_label(metrics):
+    "The default metric for images with several labels"
+    return accuracy_multi if metrics is accuracy else metrics
 
 def add_default_cbs(
     cbs, # callbacks of the caller: instances or classes, or None
@@ -122,19 +131,26 @@ def add_projections(
     features, # of the branches for a few images, each [B,F,h,w]
     found:Preflight,
     dls:DataLoaders,
+    maps:list=None, # of each branch: for each teacher the feature map its hint is taken from, [B,F,h,w]
+    layers:list=None, # the names of these layers
 ):
     "Give the student the projections of its hints, unless it has such already"
     widths,n = [f.shape[1] for f in features],sum(f.shape[1] for f in found.probe.features)
     if loss.make_projections: student.projections = loss.make_projections(widths, found.probe.features, dls)
-    elif not _projections_fit(student.projections, features, n):
+    elif layers or not _projections_fit(student.projections, features, n):
         centred = loss.hint_error!='mse'
         hidden = {'linear': 0, 'mlp': 2}[loss.projection]   # times the branch's own channels
         grid = found.teachers.feature_grid
-        student.projections = nn.ModuleList([Projection(w, n, grid, hidden*w, centred) for w in widths])
+        def project(w, n): return Projection(w, n, grid, hidden*w, centred)
+        sizes = [f.shape[1] for f in found.probe.features]
+        def parts(hs): return [project(h.shape[1], k) for h,k in zip(hs, sizes)]   # of one branch, for each teacher
+        ps = [LayerProjections(layers, parts(hs)) for hs in maps] if layers else [project(w, n) for w in widths]
+        student.projections = nn.ModuleList(ps)
 
 def _projections_fit(projections, features, n):
     "Do a student's own projections give `n` channels?"
     if projections is None or len(projections)!=len(features): return False
+    if isinstance(projections[0], LayerProjections): return False   # made for named layers
     try:
         with torch.no_grad(), eval_mode(projections): return all(p(f).shape[1]==n for p,f in zip(projections, features))
     except RuntimeError: return False
@@ -146,17 +162,23 @@ def connect(
     found:Preflight,
     dls:DataLoaders,
     trunk_grad:float=None, # as in `ekd_learner`
+    layers:list=None, # of the student, for the hint of each teacher; None: the last feature map
 ):
     "Prepare the student for this loss and these teachers, and run both once on a few images"
     assign = check_match(student, loss, found)
     if assign: student.assigned = ['all' if a is None else found.teachers.names[a] for a in assign]
     if trunk_grad is None and student.trunk_grad is None and loss.branch_reduction=='mean': trunk_grad = 1.
     if trunk_grad is not None: student.trunk_grad = trunk_grad
-    pred = probe_student(student, found.x)
+    if not loss.needs_features: layers = None
+    with noted_maps(student, layers or []) as noted: pred = probe_student(student, found.x)
     check_single_images(student, dls.train, pred.features)
-    if loss.needs_features: add_projections(student, loss, pred.features, found, dls)
+    maps = [[f if n is None else seen[n] for n in layers or []] for seen,f in zip(noted, pred.features)]
+    if loss.needs_features: add_projections(student, loss, pred.features, found, dls, maps, layers)
+    if layers:
+        for p,seen in zip(student.projections, noted): p.maps.update(seen)
     if loss.use_teachers and loss.needs_teacher: loss.use_teachers(found.teachers)
     dry_run(student, loss, found, pred)
+    for p in (student.projections if layers else ()): p.maps.clear()
 
 # %% ../nbs/12_learner.ipynb #ea1b1307
 def ekd_callbacks(
@@ -189,6 +211,18 @@ def student_splitter(
     "Trunk, branches and heads, for freezing and discriminative learning rates"
     return unwrap_model(model).param_groups()
 
+# %% ../nbs/12_learner.ipynb #54c35a7c
+def _loss_and_teachers(loss_func, teachers, hints):
+    "(loss, teachers with features of the layers named, layers of the student or None)"
+    loss = as_distill_loss(loss_func)
+    if hints is None: return loss,teachers,None
+    if teachers is None: raise EKDError('hints: got layers but no teachers, expected both')
+    if not loss.needs_features or loss.make_projections:
+        raise EKDError(f'hints: got {hints!r}, but {loss.name} compares no features of named layers; expected EKDLoss with gamma above 0')
+    if not isinstance(teachers, TeacherEnsemble): teachers = TeacherEnsemble(teachers)
+    mine,theirs = split_hints(hints, len(teachers))
+    return loss,teachers_at_layers(teachers, theirs),mine if any(mine) else None
+
 # %% ../nbs/12_learner.ipynb #fea0b088
 @delegates(Learner.__init__)
 def ekd_learner(
@@ -204,6 +238,7 @@ def ekd_learner(
     trunk_grad:float=None, # factor on the gradient into the trunk; by default 1/N for a loss that sums over branches, else 1
     pretrained:bool=False, # a student with the weights of timm or torchvision?
     memo=False, # cache teacher outputs: `True`, or a `TeacherMemo` to share
+    hints=None, # for each teacher its layer, or a pair (student's layer, its layer), see `hint_layers`; by default last feature maps
     judge:bool=True, # print each teacher's accuracy on at most 512 labelled images, and what is suspicious?
     loss_func=None, # a `DistillLoss`, or a function of `StudentOutput` and labels; `EKDLoss()` by default
     metrics=accuracy, # fastai metrics
@@ -212,12 +247,12 @@ def ekd_learner(
     **kwargs,
 )->Learner:
     "A Learner whose student learns each branch from a teacher of its own and from the labels"
-    loss = as_distill_loss(loss_func)
+    loss,teachers,layers = _loss_and_teachers(loss_func, teachers, hints)
     found = preflight(dls, loss, teachers, n_out, memo, _finished_classes(arch), judge)
     student = make_student(arch, found, n_branches, split, fusion, cut, pretrained)
-    connect(student, loss, found, dls, trunk_grad)
-    cbs = ekd_callbacks(cbs, found, memo)
-    metrics = listify(metrics) + ekd_columns(student, loss, cbs)
+    connect(student, loss, found, dls, trunk_grad, layers)
+    cbs = ekd_callbacks(cbs, found, memo) + hint_layer_cbs(student)
+    metrics = listify(_multi_label(metrics) if loss.multi_label else metrics) + ekd_columns(student, loss, cbs)
     return Learner(dls, student, loss_func=loss, metrics=metrics, cbs=cbs, splitter=splitter, **kwargs)
 
 # %% ../nbs/12_learner.ipynb #bafcd242
@@ -236,7 +271,7 @@ def keep(self:Learner,
         assign = resolve_assignment(student.n_branches, len(distill.teachers), loss.assign)
         loss.assign = [assign[i] for i in idx]
     found = Preflight(None, None, None, distill and distill.teachers, distill and distill.probe)
-    cbs = ekd_callbacks(None, found, distill.memo if distill else False)
+    cbs = ekd_callbacks(None, found, distill.memo if distill else False) + hint_layer_cbs(kept)
     ours = {m.name for m in ekd_columns(student, loss, cbs)}
     metrics = [m for m in self.metrics if m.name not in ours] + ekd_columns(kept, loss, cbs)
     settings = 'lr opt_func splitter path model_dir wd wd_bn_bias train_bn moms'.split()

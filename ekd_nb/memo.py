@@ -197,7 +197,8 @@ def _pack(self:TeacherMemo, out):
 def _unpack(self:TeacherMemo, flat):
     n_t,n_c,fs = self.shapes
     z,*rest = flat.float().split([n_t*n_c]+[f.numel() for f in fs], 1)
-    return TeacherOutput(z.reshape(-1, n_t, n_c).transpose(0,1), tuple(f.reshape(-1, *s) for f,s in zip(rest, fs)))
+    maps = tuple(f.reshape(-1, *s) for f,s in zip(rest, fs))
+    return TeacherOutput(z.reshape(-1, n_t, n_c).transpose(0,1), maps, known=getattr(self.teachers, 'known', None))
 
 @patch
 def _record_shapes(self:TeacherMemo, out):

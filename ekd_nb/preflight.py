@@ -18,6 +18,7 @@ from fastai.data.core import DataLoaders
 from fastai.data.transforms import get_c
 from fastai.torch_core import one_param, to_device
 
+from .callbacks import check_partial
 from .core import EKDError, eval_mode
 from .data import last_batch_size, n_items
 from .losses import DistillLoss
@@ -30,7 +31,8 @@ from .teachers import TeacherEnsemble, TeacherOutput, check_batch_independent, c
 # %% ../nbs/11_preflight.ipynb #a501a2a8
 def first_batch(
     dls:DataLoaders, # of fastai or wrapping plain PyTorch loaders
-)->tuple: # images, float [B,channels,H,W]; labels, int [B]
+    multi_label:bool=False, # has an image several labels?
+)->tuple: # images, float [B,channels,H,W]; labels, int [B], or float [B,C] of zeros and ones
     "One training batch, checked"
     if not hasattr(dls, 'train') or isinstance(dls, nn.Module): raise EKDError(f'dls: got a {type(dls).__name__}, expected DataLoaders')
     b = _draw(dls.train)
@@ -41,9 +43,19 @@ def first_batch(
     if not isinstance(x, Tensor) or x.ndim!=4: raise EKDError(f'dls: a batch has inputs {describe(x)}, expected images [B,channels,H,W]')
     if not x.is_floating_point(): raise EKDError(f'dls: a batch has images {describe(x)}, expected floats: normalise them')
     if not x.isfinite().all(): raise EKDError('dls: the first batch has images with values that are not finite (NaN or infinity)')
-    if not isinstance(y, Tensor) or y.ndim!=1 or y.is_floating_point():
-        raise EKDError(f'dls: a batch has labels {describe(y)}, expected class numbers, int [B]')
+    _check_labels(y, multi_label)
     return x,y
+
+# %% ../nbs/11_preflight.ipynb #e9cac467
+def _check_labels(y, multi_label):
+    several = isinstance(y, Tensor) and y.ndim==2 and bool(((y==0)|(y==1)).all())
+    if multi_label or multi_label is None and several:
+        if not several: raise EKDError(f'dls: a batch has labels {describe(y)}, expected zeros and ones, float [B,C] (MultiCategoryBlock)')
+    elif several and y.is_floating_point():
+        raise EKDError(f'dls: a batch has labels {describe(y)}, several for each image; expected class numbers, or '
+                       'loss_func=MultiLabelEKDLoss()')
+    elif not isinstance(y, Tensor) or y.ndim!=1 or y.is_floating_point():
+        raise EKDError(f'dls: a batch has labels {describe(y)}, expected class numbers, int [B]')
 
 def _draw(dl):
     "A batch of a fastai or PyTorch loader, or None"
@@ -64,6 +76,9 @@ def check_classes(
     "Refuse a number of classes that is none, or that does not fit the labels"
     if not n_out: raise EKDError('n_out: the data does not say how many classes there are, expected their number')
     if not isinstance(n_out, int) or n_out<2: raise EKDError(f'n_out: got {n_out!r}, expected a number of classes of at least 2')
+    if y.ndim==2:
+        if y.shape[1]!=n_out: raise EKDError(f'dls: a batch has labels of {y.shape[1]} classes, expected {n_out}')
+        return n_out
     bad = y[(y<0)|(y>=n_out)]
     if bad.numel(): raise EKDError(f'dls: the first batch has label {int(bad[0])}, expected 0 to {n_out-1} for {n_out} classes')
     return n_out
@@ -100,6 +115,7 @@ class Preflight(NamedTuple):
 # %% ../nbs/11_preflight.ipynb #5be2c362
 def _log(text): print(text, file=sys.stderr)   # not among the results that a page stores
 
+# %% ../nbs/11_preflight.ipynb #00adefac
 def preflight(
     dls:DataLoaders, # the data
     loss:DistillLoss,
@@ -110,7 +126,7 @@ def preflight(
     judge:bool=False, # print the accuracy of each teacher on some labelled images, and what is suspicious?
 )->Preflight:
     "Check data, teachers, cache and loss against each other"
-    x,y = first_batch(dls)
+    x,y = first_batch(dls, loss.multi_label)
     n_out = n_out or get_c(dls) or None
     if n_out: check_classes(n_out, y)
     probe = None
@@ -120,6 +136,7 @@ def preflight(
         teachers = (teachers if isinstance(teachers, TeacherEnsemble) else TeacherEnsemble(teachers)).to(x.device)
         teachers = match_teachers(teachers, dls, _log)
         probe = check_teachers(teachers, x[:8], n_out, loss.needs_features and not loss.optional_hints)
+        check_partial(teachers, loss)
         loss.settle_hints(probe.features, getattr(memo, 'features', True))
         check_memo(memo, teachers, dls, loss.needs_features, x[:8])
         n_out = check_classes(probe.logits.shape[2], y)

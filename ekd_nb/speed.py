@@ -141,7 +141,7 @@ def optimize_teachers(
     expect(precision in ('float32', 'bfloat16'), 'precision', precision, "'float32' or 'bfloat16'")
     old = teachers if isinstance(teachers, TeacherEnsemble) else TeacherEnsemble(teachers)
     new = TeacherEnsemble([_optimize(copy.deepcopy(m), precision) for m in old.models], old.names, old.feature_grid,
-                          old.class_maps)
+                          old.class_maps, old.layers)
     if x is not None: _compare(old, new, x, 1e-3 if precision=='float32' else .1)
     return new
 

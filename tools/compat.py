@@ -200,6 +200,16 @@ def interpretation():
     assert i.confusion_matrix().sum() == len(data().x_test)
     i.plot_confusion_matrix(); i.plot_top_losses(4)
 
+@row('Learner', 'BranchInterpretation, show_disagreement, get_uncertainty, drawn student')
+def votes():
+    from ekd_nb.votes import BranchInterpretation, get_uncertainty, show_disagreement
+    l = trained()
+    show_disagreement(l, n=4)
+    i = BranchInterpretation.from_learner(l)
+    assert i.confusion_matrix(branch=1).sum() == len(get_uncertainty(l)['entropy']) == len(data().x_test)
+    i.plot_top_losses(4)
+    assert l.model.draw().axes
+
 @row('Learner', 'tta')
 def tta():
     import fastai.vision.learner
@@ -359,6 +369,13 @@ def checkpoint_fine_tune():
         l.fine_tune(2, 1e-2)
         return torch.cat([p.flatten() for p in l.model.parameters()])
     assert torch.equal(run(), run())   # the second finds all done
+
+@row('Callbacks', 'UnlabeledImages: arrays, with a memo and MixUp')
+def unlabeled():
+    from fastai.callback.mixup import MixUp
+    from ekd_nb.unlabeled import UnlabeledImages
+    trained(UnlabeledImages(data().x_train[-40:], share=.5), memo=True)
+    trained(UnlabeledImages(data().x_train[-40:]), MixUp())
 
 @row('Callbacks', 'two DistillCallbacks are refused')
 def two_copies():
@@ -535,6 +552,18 @@ def adapter():
 def class_map():
     from ekd_nb.teachers import TeacherEnsemble
     trained(ts=TeacherEnsemble([Net(100), Net(10)], class_maps=[list(range(20, 30)), None]))
+
+@row('Networks', 'teachers of different classes; teachers weighted by confidence')
+def partial_teachers():
+    from ekd_nb.losses import EKDLoss
+    from ekd_nb.teachers import TeacherEnsemble
+    few = [*range(6), *[None]*4]
+    trained(ts=TeacherEnsemble([Net(6), Net(6), Net(10)], class_maps=[few, few[::-1], None]), loss_func=EKDLoss())
+    trained(loss_func=EKDLoss(teacher_weights='confidence'))
+
+@row('Networks', 'hints at named layers of teachers and student, with memo')
+def named_layers():
+    trained(hints=[('layer1', 'layer2'), ('layer2', 'body.2')], memo=True)
 
 @row('Networks', 'teachers: Learner, weights file, BranchedStudent')
 def teacher_sources():

@@ -49,6 +49,9 @@ def model(name=SMALL, n=10, c=1):
 def loss(*a, **kw):
     from ekd_nb.losses import EKDLoss
     return EKDLoss(*a, **kw)
+def several(**kw):
+    from ekd_nb.multilabel import MultiLabelEKDLoss
+    return MultiLabelEKDLoss(**kw)
 def ensemble(*a, **kw):
     from ekd_nb.teachers import TeacherEnsemble
     return TeacherEnsemble(*a, **kw)
@@ -254,6 +257,15 @@ wrong(L, "assign=[0] for two branches", 'got 1 entries')(lambda: ekd(**good(loss
 wrong(L, "loss_func=nn.CrossEntropyLoss()", "loss_func: CrossEntropyLoss cannot judge a student's output")(
     lambda: ekd(**good(loss_func=nn.CrossEntropyLoss())))
 wrong(L, "loss_func that returns a float", 'loss_func: returns a float')(lambda: ekd(**good(loss_func=lambda p, y: 1.)))
+wrong(L, "EKDLoss(teacher_weights='best')", "teacher_weights: got 'best'")(lambda: loss(teacher_weights='best'))
+wrong(L, "MultiLabelEKDLoss() for images with one label each", 'expected zeros and ones')(
+    lambda: ekd(**good(loss_func=several())))
+wrong(L, "MultiLabelEKDLoss(thresh=1)", 'thresh: got 1')(lambda: several(thresh=1))
+wrong(L, "hints=['layer9', None]", "has no layer 'layer9'")(lambda: ekd(**good(hints=['layer9', None])))
+wrong(L, "hints=[('layer9', None), None]", "neither the trunk nor branch 0 has a layer 'layer9'")(
+    lambda: ekd(**good(hints=[('layer9', None), None])))
+wrong(L, "hints=['layer2'] for two teachers", 'hints: got 1 entries')(lambda: ekd(**good(hints=['layer2'])))
+wrong(L, "hints='layer2'", "hints: got 'layer2'")(lambda: ekd(**good(hints='layer2')))
 
 # ---- data
 D = 'data'
@@ -312,6 +324,22 @@ def _():
     l.export('e.pkl')
     m = load_learner(tmp()/'e.pkl')
     with m.no_bar(), m.no_logging(): m.fit(1)
+
+def unlabeled(images, **kw):
+    from ekd_nb.unlabeled import UnlabeledImages
+    l = ekd(**good(cbs=UnlabeledImages(images, **kw)))
+    with l.no_bar(), l.no_logging(): l.fit(1)
+wrong(K, "UnlabeledImages('nowhere')", 'nowhere is no folder')(lambda: unlabeled('nowhere'))
+wrong(K, "UnlabeledImages(images, share=0)", 'share: got 0')(lambda: unlabeled([], share=0))
+wrong(K, "UnlabeledImages of another shape", 'images: those without labels are [3, 9, 9]')(
+    lambda: unlabeled(loaders(torch.rand(8, 3, 9, 9), Y[:8])))
+
+def disagreement(learn, **kw):
+    from ekd_nb.votes import show_disagreement
+    show_disagreement(learn, **kw)
+wrong(K, "show_disagreement(learn.model)", 'learn: got')(lambda: disagreement(finished()))
+wrong(K, "show_disagreement(learn, n=0)", 'n: got 0')(lambda: disagreement(ekd(**good()), n=0))
+wrong(K, "learn.model.draw((1, 8))", 'size: got (1, 8)')(lambda: ekd(**good()).model.draw((1, 8)))
 
 def student_files(*a, **kw):
     from ekd_nb.deploy import save_student
