@@ -339,7 +339,8 @@ def set_hints(self:EKDLoss, hint_error, hint_schedule, hint_end, projection):
     "Check and keep what concerns the form of the hints"
     expect(hint_error in ('mse', 'standard', 'cosine'), 'hint_error', hint_error, "'mse', 'standard' or 'cosine'")
     if hint_error!='mse' and self.normalize_hints:
-        raise EKDError(f"normalize_hints: got True with hint_error={hint_error!r}, which is relative already; expected False, or hint_error='mse'")
+        raise EKDError(f"normalize_hints: got True with hint_error={hint_error!r}, which is relative already; "
+                       "expected False, or hint_error='mse'")
     if hint_schedule=='auto': hint_schedule = None if 'gamma' in self.schedules else 'cosine'
     expect(hint_schedule in (None, 'linear', 'cosine'), 'hint_schedule', hint_schedule, "None, 'linear', 'cosine' or 'auto'")
     share = isinstance(hint_end, Real) and 0<hint_end<=1

@@ -74,8 +74,10 @@ def test_the_callers_networks_stay_as_they_are(case, tmp_path):
 def test_what_a_learner_refuses_is_refused_before_training(case, tmp_path):
     dls, teachers = case
     for kw, text in ((dict(split='layer9'), 'split'), (dict(n_branches=0), 'n_branches'), (dict(memo=3), 'memo')):
-        with pytest.raises(EKDError, match=text): compare(dls, 'resnet8-w4', teachers, **small(tmp_path, methods=('ekd',), **kw))
-    with pytest.raises(EKDError, match='teachers: entry 0'): compare(dls, 'resnet8-w4', get_model('resnet8', 7, 1), **small(tmp_path))
+        with pytest.raises(EKDError, match=text):
+            compare(dls, 'resnet8-w4', teachers, **small(tmp_path, methods=('ekd',), **kw))
+    with pytest.raises(EKDError, match='teachers: entry 0'):
+        compare(dls, 'resnet8-w4', get_model('resnet8', 7, 1), **small(tmp_path))
     with pytest.raises(EKDError, match='resnet9000'): compare(dls, 'resnet9000', teachers, **small(tmp_path))
     assert not list(tmp_path.glob('*.json'))
 
@@ -84,5 +86,6 @@ def test_a_sentence_names_what_is_not_settled():
     def runs(name, *accs): return [dict(method=name, seed=s, test_accuracy=a, n_images=100) for s, a in enumerate(accs)]
     rs = runs('ekd', .80, .82, .81) + runs('kd', .80, .81, .82) + runs('labels', .70, .71, .70)
     text = difference_sentence(rs, 'ekd', dict(labels='labels', kd='KD'), 'EKD')
-    assert text.startswith('3 seeds, 100 images: EKD is 10.7 ± 1.4 points above labels and 0.0 ± 2.5 points above KD (the interval')
+    assert text.startswith('3 seeds, 100 images: EKD is 10.7 ± 1.4 points above labels '
+                           'and 0.0 ± 2.5 points above KD (the interval')
     assert paired_difference(rs, 'ekd', 'kd').side == 0 and mean_ci([.1]).half is None

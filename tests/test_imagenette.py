@@ -10,7 +10,8 @@ from ekd_nb.models import count_params
 from ekd_nb.study.methods import METHODS, ImageShape
 from ekd_nb.study.protocols import PROTOCOLS, protocol, training_rows
 
-WORDNET = ('n01440764 n02102040 n02979186 n03000684 n03028079 n03394916 n03417042 n03425413 n03445777 n03888257').split()
+WORDNET = ('n01440764 n02102040 n02979186 n03000684 n03028079 '
+           'n03394916 n03417042 n03425413 n03445777 n03888257').split()
 
 
 @pytest.fixture(scope='module')
@@ -114,8 +115,10 @@ def test_a_run(tiny, tmp_path):
     "Teachers, their cache, a student, a record; the command line reads the folder"
     pytest.importorskip('timm')
     from ekd_nb.study.reproduce import main
-    args = '--data imagenette --preset quick --methods ekd --seeds 0 --teacher-data same --no-figure --device cpu'.split()
-    changes = [f'--set={c}' for c in ('per_class=3', 'n_valid=10', 'epochs=1', 'teacher_epochs=1', 'bs=10', 'n_curve=10')]
+    args = ('--data imagenette --preset quick --methods ekd --seeds 0 --teacher-data same '
+            '--no-figure --device cpu').split()
+    small = 'per_class=3', 'n_valid=10', 'epochs=1', 'teacher_epochs=1', 'bs=10', 'n_curve=10'
+    changes = [f'--set={c}' for c in small]
     out = ['--data-path', str(tiny), '--out', str(tmp_path/'out'), '--work', str(tmp_path/'work')]
     assert main(args+changes+out) == 0
     record, = [json.loads(f.read_text()) for f in (tmp_path/'out').rglob('*.json') if 'runs' in f.parts]

@@ -104,7 +104,8 @@ row(HOW, 'a loss of your own', True, True, lambda: logits())
 row(HOW, 'any Learner and callback of fastai', True, False, compat_row('fit one cycle'))
 row(HOW, 'experiments from a YAML file, without code', False, True, None)
 row(HOW, 'gradient accumulation', True, True, compat_row('GradientAccumulation'))
-row(HOW, 'several processes (tests/test_distributed.py, tests/test_examples.py)', True, True, compat_row('worker processes'))
+row(HOW, 'several processes (tests/test_distributed.py, tests/test_examples.py)', True, True,
+    compat_row('worker processes'))
 row(HOW, 'detection, segmentation, text', False, True, None)
 row(HOW, 'pruning, sparse weights, quantisation', True, False, None)
 
@@ -112,7 +113,8 @@ row(HOW, 'pruning, sparse weights, quantisation', True, False, None)
 
 MANY = 'Several teachers'
 row(MANY, 'several teachers in one run', False, False, compat_row('fit'))
-row(MANY, 'a branch for each teacher', False, False, compat_row('teachers ≠ branches, fusion prob and gate, hints on a 2×2 grid'))
+row(MANY, 'a branch for each teacher', False, False,
+    compat_row('teachers ≠ branches, fusion prob and gate, hints on a 2×2 grid'))
 row(MANY, 'teachers of different families', False, False,
     compat_row('teachers of mixed families: torchvision, timm CNN, timm transformer, plain'))
 row(MANY, 'teachers with other normalisation and size', False, False,
