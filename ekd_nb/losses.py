@@ -339,19 +339,20 @@ def set_hints(self:EKDLoss, hint_error, hint_schedule, hint_end, projection):
     "Check and keep what concerns the form of the hints"
     expect(hint_error in ('mse', 'standard', 'cosine'), 'hint_error', hint_error, "'mse', 'standard' or 'cosine'")
     if hint_error!='mse' and self.normalize_hints:
-        raise EKDError(f"normalize_hints: got True with hint_error={hint_error!r}, which is relative already; "
-                       "expected False, or hint_error='mse'")
+        relative = f'True with hint_error={hint_error!r}, which is relative already'
+        raise EKDError(f"normalize_hints: got {relative}; expected False, or hint_error='mse'")
     if hint_schedule=='auto': hint_schedule = None if 'gamma' in self.schedules else 'cosine'
     expect(hint_schedule in (None, 'linear', 'cosine'), 'hint_schedule', hint_schedule, "None, 'linear', 'cosine' or 'auto'")
     share = isinstance(hint_end, Real) and 0<hint_end<=1
     expect(share, 'hint_end', hint_end, 'a share of the training above 0 and up to 1')
-    if projection not in ('linear', 'mlp'): raise EKDError(f"projection: got {projection!r}, expected 'linear' or 'mlp'")
+    expect(projection in ('linear', 'mlp'), 'projection', projection, "'linear' or 'mlp'")
     if hint_schedule and 'gamma' in self.schedules:
         raise EKDError(f'hint_schedule: got {hint_schedule!r} and a schedule for gamma, expected one of the two')
     self.hint_error,self.projection = hint_error,projection
     self.hint_schedule,self.hint_end = hint_schedule,hint_end
     self.hint_scale = 1.   # factor on γ now, set by `follow_schedules`
 
+# %% ../nbs/07_losses.ipynb #b4a5ec01
 @patch
 def hint_repr(self:EKDLoss):
     "What is not the default of the hints, in words"
