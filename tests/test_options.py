@@ -285,7 +285,7 @@ def test_no_names_are_the_default():
     assert teachers_fingerprint(b.distill.teachers) == same != teachers_fingerprint(named)
 
 def test_named_layers_refused():
-    first = "expected one of stages, stages.stem"
+    first = "expected one of stages.stem, stages.layer1"
     cases = [(['layer9', None], r"layers: teacher 0 \(resnet8-w6\) has no layer 'layer9', " + first),
              ([('layer9', None), None], "neither the trunk nor branch 0 has a layer 'layer9', expected one of stem"),
              (['layer2'], 'got 1 entries, expected one for each of the 2 teachers'),
