@@ -52,7 +52,7 @@ def _from_name(name, n_out, in_channels, size, pretrained):
         fixed = dict(image_size=size) if size and name.startswith('vit_') and not pretrained else {}
         kw = dict(weights='DEFAULT') if pretrained else dict(fixed, num_classes=n_out)
         return import_module('torchvision.models').get_model(name, **kw)
-    raise EKDError(unknown if timm else f'{unknown}; names of timm need timm, which is not installed')
+    raise EKDError(unknown if timm else f'{unknown}; names of timm need timm, which is not installed (pip install ekd_nb[timm])')
 
 # %% ../nbs/04_cut.ipynb #ea0360b0
 def _from_callable(f, n_out, in_channels, pretrained):

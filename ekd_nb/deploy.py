@@ -203,7 +203,7 @@ def save_onnx(
 )->Path:
     "Write the student as ONNX: `images` [B,channels,H,W] to `logits` [B,C]"
     if not find_spec('onnx'):
-        raise EKDError('save_onnx: the package onnx is not installed, expected it here; the file it writes needs it no more')
+        raise EKDError('save_onnx: the package onnx is not installed, expected it (pip install ekd_nb[onnx]); the file needs it no more')
     out,axes = io.BytesIO(),dict(images={0: 'batch'}, logits={0: 'batch'})
     with warnings.catch_warnings(), eval_mode(student):
         warnings.simplefilter('ignore')
@@ -215,7 +215,7 @@ def load_onnx(
     path, # of `save_onnx`
 ): # a function: images [B,channels,H,W] on the CPU -> logits [B,C]
     "Run an ONNX file with ONNX Runtime, with as many threads as PyTorch has"
-    expect(find_spec('onnxruntime'), 'load_onnx', 'no package onnxruntime', 'it to be installed')
+    expect(find_spec('onnxruntime'), 'load_onnx', 'no package onnxruntime', "it to be installed: pip install 'ekd_nb[onnx]'")
     import onnxruntime as ort   # optional: not needed by anything else here
     options = ort.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()

@@ -35,7 +35,9 @@ def named_network(
     try: return get_model(arch, n_out, in_channels)
     except EKDError as e:
         try: import timm   # optional
-        except ImportError: raise EKDError(f'{str(e).rstrip(".")}; names of timm need timm, which is not installed') from None
+        except ImportError:
+            unknown = str(e).rstrip('.')
+            raise EKDError(f'{unknown}; names of timm need timm, which is not installed (pip install ekd_nb[timm])') from None
         if not timm.is_model(arch): raise
         return timm.create_model(arch, num_classes=n_out, in_chans=in_channels)
 

@@ -126,6 +126,12 @@ def test_a_run(tiny, tmp_path):
     assert 0 <= record['test_accuracy'] <= 1 and record['student'] == 'resnet10t×3 after layer1'
 
 
+def test_bad_input_of_the_command(tmp_path, capsys):
+    from ekd_nb.study.reproduce import main
+    assert main(['--data', 'imagenette', '--data-path', str(tmp_path)]) == 2
+    assert 'has no imagenette2-160, expected a folder that holds it' in capsys.readouterr().err.strip().splitlines()[-1]
+
+
 def test_held_out_images(data):
     p = protocol('imagenette', 'quick', per_class=3, n_valid=10)
     rows, valid = training_rows(p, data.y_train, 0)

@@ -62,7 +62,7 @@ def separate_networks(p, shape):
 STEP = 8 # of the width of a ResNet of timm
 
 def _timm_resnet(p, width):
-    "A function that builds the student of timm with `width` channels in its first stage, twice as many in each next one"
+    "A function that builds the student of timm with `width` channels in its first stage, twice as many in each next"
     def build(n_out:int=10, in_channels:int=3):
         timm = import_module('timm')   # optional
         channels = [width*2**i for i in range(4)]
