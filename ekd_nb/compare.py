@@ -27,7 +27,7 @@ from .learner import ekd_learner
 from .losses import EKDLoss
 from .models import count_params
 from .preflight import first_batch
-from .teachers import TeacherEnsemble
+from .teachers import as_ensemble
 
 # %% ../nbs/14_compare.ipynb #152528b1
 def _labels(dls, arch, teachers, loss, n_branches=None, memo=False, **kwargs):
@@ -179,7 +179,7 @@ def _check_call(dls, teachers, epochs, seeds, methods, lr, folder):
         if not os.access(folder, os.W_OK): raise PermissionError(13, 'no permission')
     except OSError as e: raise EKDError(f'folder: cannot write to {folder} ({e.strerror})') from None
     first_batch(dls)
-    return teachers if isinstance(teachers, TeacherEnsemble) else TeacherEnsemble(teachers)
+    return as_ensemble(teachers)
 
 # %% ../nbs/14_compare.ipynb #0e044bec
 def compare(

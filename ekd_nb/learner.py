@@ -29,14 +29,12 @@ from .core import EKDError, eval_mode, expect
 from .callbacks import (BranchAccuracy, BranchLogitsHook, DistillCallback, LossTermRecorder, ScheduleLoss,
                               StopOnNonFinite, WarnDeadBranch, WarnHintsDominate, loss_columns)
 from .distributed import DistributedSync
-from .hint_layers import LayerProjections, hint_layer_cbs, noted_maps, split_hints, teachers_at_layers
-from .losses import EKDLoss, as_distill_loss
-from .memo import TeacherMemo
+from .hint_layers import LayerProjections, hint_layer_cbs, noted_maps
+from .losses import as_distill_loss
 from .preflight import (Preflight, check_classes, check_match, check_network, check_single_images, dry_run,
                               first_batch, preflight, probe_student)
 import ekd_nb.student_picture   # adds `draw` to students
 from .student import BranchedStudent, branched_student, create_network
-from .teachers import TeacherEnsemble
 from .targets import resolve_assignment
 
 # %% ../nbs/12_learner.ipynb #b64f6cfe
@@ -162,14 +160,13 @@ def connect(
     found:Preflight,
     dls:DataLoaders,
     trunk_grad:float=None, # as in `ekd_learner`
-    layers:list=None, # of the student, for the hint of each teacher; None: the last feature map
 ):
     "Prepare the student for this loss and these teachers, and run both once on a few images"
     assign = check_match(student, loss, found)
     if assign: student.assigned = ['all' if a is None else found.teachers.names[a] for a in assign]
     if trunk_grad is None and student.trunk_grad is None and loss.branch_reduction=='mean': trunk_grad = 1.
     if trunk_grad is not None: student.trunk_grad = trunk_grad
-    if not loss.needs_features: layers = None
+    layers = found.layers if loss.needs_features else None
     with noted_maps(student, layers or []) as noted: pred = probe_student(student, found.x)
     check_single_images(student, dls.train, pred.features)
     maps = [[f if n is None else seen[n] for n in layers or []] for seen,f in zip(noted, pred.features)]
@@ -211,18 +208,6 @@ def student_splitter(
     "Trunk, branches and heads, for freezing and discriminative learning rates"
     return unwrap_model(model).param_groups()
 
-# %% ../nbs/12_learner.ipynb #54c35a7c
-def _loss_and_teachers(loss_func, teachers, hints):
-    "(loss, teachers with features of the layers named, layers of the student or None)"
-    loss = as_distill_loss(loss_func)
-    if hints is None: return loss,teachers,None
-    if teachers is None: raise EKDError('hints: got layers but no teachers, expected both')
-    if not loss.needs_features or loss.make_projections:
-        raise EKDError(f'hints: got {hints!r}, but {loss.name} compares no features of named layers; expected EKDLoss with gamma above 0')
-    if not isinstance(teachers, TeacherEnsemble): teachers = TeacherEnsemble(teachers)
-    mine,theirs = split_hints(hints, len(teachers))
-    return loss,teachers_at_layers(teachers, theirs),mine if any(mine) else None
-
 # %% ../nbs/12_learner.ipynb #fea0b088
 @delegates(Learner.__init__)
 def ekd_learner(
@@ -247,10 +232,10 @@ def ekd_learner(
     **kwargs,
 )->Learner:
     "A Learner whose student learns each branch from a teacher of its own and from the labels"
-    loss,teachers,layers = _loss_and_teachers(loss_func, teachers, hints)
-    found = preflight(dls, loss, teachers, n_out, memo, _finished_classes(arch), judge)
+    loss = as_distill_loss(loss_func)
+    found = preflight(dls, loss, teachers, n_out, memo, _finished_classes(arch), judge, hints)
     student = make_student(arch, found, n_branches, split, fusion, cut, pretrained)
-    connect(student, loss, found, dls, trunk_grad, layers)
+    connect(student, loss, found, dls, trunk_grad)
     cbs = ekd_callbacks(cbs, found, memo) + hint_layer_cbs(student)
     metrics = listify(_multi_label(metrics) if loss.multi_label else metrics) + ekd_columns(student, loss, cbs)
     return Learner(dls, student, loss_func=loss, metrics=metrics, cbs=cbs, splitter=splitter, **kwargs)

@@ -21,7 +21,7 @@ from fastcore.foundation import L
 from .core import EKDError, expect
 from .fold import fold_batchnorm
 from .models import StagedNet
-from .teachers import TeacherAdapter, TeacherEnsemble
+from .teachers import TeacherAdapter, TeacherEnsemble, as_ensemble
 
 # %% ../nbs/15_speed.ipynb #d4cfa7d1
 class BF16Callback(MixedPrecision):
@@ -139,7 +139,7 @@ def optimize_teachers(
 )->TeacherEnsemble: # a copy
     "The same teachers, with BatchNorm folded away"
     expect(precision in ('float32', 'bfloat16'), 'precision', precision, "'float32' or 'bfloat16'")
-    old = teachers if isinstance(teachers, TeacherEnsemble) else TeacherEnsemble(teachers)
+    old = as_ensemble(teachers)
     new = TeacherEnsemble([_optimize(copy.deepcopy(m), precision) for m in old.models], old.names, old.feature_grid,
                           old.class_maps, old.layers)
     if x is not None: _compare(old, new, x, 1e-3 if precision=='float32' else .1)

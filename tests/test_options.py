@@ -18,7 +18,7 @@ from ekd_nb.losses import DistillLoss, EKDLoss
 from ekd_nb.models import get_model
 from ekd_nb.multilabel import MultiLabelEKDLoss
 from ekd_nb.student import branched_student
-from ekd_nb.teachers import TeacherEnsemble, TeacherOutput, teachers_fingerprint
+from ekd_nb.teachers import TeacherEnsemble, TeacherOutput
 from ekd_nb.unlabeled import NO_LABEL, UnlabeledImages
 from ekd_nb.votes import BranchInterpretation, get_uncertainty, get_votes, show_disagreement
 
@@ -281,8 +281,8 @@ def test_no_names_are_the_default():
     a, b = learner(ts=ts), learner(ts=ts, hints=[None, None])
     assert torch.equal(bits(fit(a)), bits(fit(b)))
     named = learner(ts=ts, hints=['layer3', None]).distill.teachers
-    same = teachers_fingerprint(a.distill.teachers)
-    assert teachers_fingerprint(b.distill.teachers) == same != teachers_fingerprint(named)
+    same = a.distill.teachers.fingerprint()
+    assert b.distill.teachers.fingerprint() == same != named.fingerprint()
 
 def test_named_layers_refused():
     first = "expected one of stages.stem, stages.layer1"

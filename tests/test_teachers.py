@@ -10,10 +10,9 @@ from compat import SMALL, Net, dls
 from ekd_nb.core import EKDError, digest_matches, add_digest, write_atomic
 from ekd_nb.models import get_model
 from ekd_nb.features import find_features, forward_with_features
-from ekd_nb.judge import class_map, judge_teachers, match_teachers
+from ekd_nb.judge import class_map
 from ekd_nb.recipes import named_here
-from ekd_nb.teachers import (TeacherAdapter, TeacherEnsemble, as_teacher, check_teachers, load_teacher, read_manifest,
-                             save_teacher, teachers_fingerprint)
+from ekd_nb.teachers import TeacherAdapter, TeacherEnsemble, as_teacher, load_teacher, read_manifest, save_teacher
 
 
 def test_copies_not_the_caller_s_network():
@@ -98,7 +97,7 @@ def test_class_map_picks_columns():
     net = Net(100).eval()
     e = TeacherEnsemble([net], class_maps=[[7, 3]])
     x = torch.rand(4, 1, 8, 8)
-    assert torch.equal(check_teachers(e, x, 2).logits[0], net(x)[:, [7, 3]])
+    assert torch.equal(e.probe(x, 2).logits[0], net(x)[:, [7, 3]])
 
 
 # ---- which map is the last one
@@ -191,11 +190,11 @@ def test_odd_teachers(kind):
     dtype = next((p.dtype for p in net.parameters()), x.dtype)
     for grid in (0, 1):
         e = TeacherEnsemble([net], feature_grid=grid)
-        out = check_teachers(e, x)
+        out = e.probe(x)
         with torch.no_grad(): assert torch.allclose(out.logits[0], net(x.to(dtype)).float(), atol=1e-3)
-        assert out.logits.dtype is torch.float32 and len(teachers_fingerprint(e)) == 64
+        assert out.logits.dtype is torch.float32 and len(e.fingerprint()) == 64
     if kind == 'traced':
-        with pytest.raises(EKDError, match='no feature layer.*set gamma=0'): check_teachers(e, x, features=True)
+        with pytest.raises(EKDError, match='no feature layer.*set gamma=0'): e.probe(x, features=True)
 
 
 def test_fingerprint_is_that_of_older_files():
@@ -204,16 +203,16 @@ def test_fingerprint_is_that_of_older_files():
     for k, v in e.state_dict().items():
         h.update(k.encode())
         h.update(v.contiguous().numpy().tobytes())
-    assert teachers_fingerprint(e) == h.hexdigest()
+    assert e.fingerprint() == h.hexdigest()
 
 
 def test_fingerprint_sees_quantised_weights_and_adapters():
     torch.manual_seed(0)
     one, other = (TeacherEnsemble([quantised()]) for _ in range(2))
-    assert teachers_fingerprint(one) == teachers_fingerprint(copy.deepcopy(one)) != teachers_fingerprint(other)
+    assert one.fingerprint() == copy.deepcopy(one).fingerprint() != other.fingerprint()
     net = get_model(SMALL, 10, 1)
     a, b = (TeacherEnsemble([TeacherAdapter(net, ((m,), (1.,)), ((0.,), (1.,)))]) for m in (.1, .2))
-    assert teachers_fingerprint(a) != teachers_fingerprint(b)
+    assert a.fingerprint() != b.fingerprint()
 
 
 # ---- teachers and data
@@ -244,29 +243,29 @@ def learner():
 def test_classes_in_another_order_are_mapped(learner, capsys):
     dls = four_classes([0, 1, 2, 3])
     e = TeacherEnsemble([learner])
-    before = judge_teachers(e, dls)[0]
+    before = e.judge(dls)[0]
     e = e.check(dls)
     assert 'in another way' in capsys.readouterr().out
-    after = judge_teachers(e, dls)[0]
+    after = e.judge(dls)[0]
     assert before.accuracy < .2 and any('near chance' in r for r in before.remarks)
     assert after.accuracy > .9 and not after.remarks and e.class_maps == [[3, 2, 1, 0]]
-    assert match_teachers(e, dls) is e
+    assert e.match(dls) is e
 
 
 def test_the_manifest_remembers_classes_and_normalisation(learner, tmp_path):
     path = save_teacher(learner, tmp_path/'t.safetensors', accuracy=.99)
     dls = four_classes([0, 1, 2, 3], stats=(np.array([.1]*3), np.array([.9]*3)))
     as_file, as_module = TeacherEnsemble([path]), TeacherEnsemble([learner.model], class_maps=[[3, 2, 1, 0]])
-    assert judge_teachers(as_module, dls)[0].accuracy < .9
+    assert as_module.judge(dls)[0].accuracy < .9
     said = []
     e = as_file.check(dls, log=said.append)
-    assert isinstance(e.models[0], TeacherAdapter) and judge_teachers(e, dls)[0].accuracy > .9
+    assert isinstance(e.models[0], TeacherAdapter) and e.judge(dls)[0].accuracy > .9
     assert [('another way' in str(o)) for o in said] == [True, True, False]
 
 
 def test_far_below_the_manifest(learner, tmp_path):
     path = save_teacher(learner.model, tmp_path/'t.safetensors', accuracy=.99)
-    v = judge_teachers(TeacherEnsemble([path], class_maps=[[3, 2, 0, 1]]), four_classes([0, 1, 2, 3]))[0]
+    v = TeacherEnsemble([path], class_maps=[[3, 2, 0, 1]]).judge(four_classes([0, 1, 2, 3]))[0]
     assert any('far below the 99.0% of its manifest' in r for r in v.remarks)
 
 
@@ -280,7 +279,7 @@ def test_trial_changes_nothing(learner):
         want = torch.rand(1), random.random(), np.random.rand()
         torch.manual_seed(0); random.seed(0); np.random.seed(0)
         epoch = getattr(dls.train, 'epoch', None)
-        assert len(judge_teachers(TeacherEnsemble([learner]), dls)) == 1
+        assert len(TeacherEnsemble([learner]).judge(dls)) == 1
         assert (torch.rand(1), random.random(), np.random.rand()) == want and getattr(dls.train, 'epoch', None) == epoch
 
 
@@ -292,7 +291,7 @@ def test_softmax_dropout_and_unknown_classes(learner):
         def forward(self, x): return F.dropout(self.net(x), .5)
     dls = four_classes([3, 2, 1, 0])
     e = TeacherEnsemble([nn.Sequential(learner.model, nn.Softmax(1)), Wobbly()], feature_grid=0)
-    soft, wobbly = judge_teachers(e, dls)
+    soft, wobbly = e.judge(dls)
     assert any('rows sum to 1' in r for r in soft.remarks) and any('from call to call' in r for r in wobbly.remarks)
     dls.train.dataset.vocab = ['class0', 'cow', 'class2', 'hen']
     said = []

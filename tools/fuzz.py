@@ -27,7 +27,6 @@ from ekd_nb.core import EKDError, add_digest, eval_mode, output_distance, same_a
 from ekd_nb.deploy import deploy, export_student, load_student, save_student
 from ekd_nb.learner import ekd_learner
 from ekd_nb.student import StudentOutput
-from ekd_nb.teachers import teachers_fingerprint
 
 SHARE_ODD = .035 # of the draws of each part
 PARTS = dict(data=parts.DATA, student=parts.STUDENTS, split=parts.SPLITS, branches=parts.BRANCHES, fusion=parts.FUSIONS,
@@ -129,7 +128,7 @@ def check_trained(learn, watch, before, fingerprint):
     free = any(p.requires_grad for p in learn.model.parameters())
     if free and all(torch.equal(a, b) for a,b in zip(before, weights(learn))): raise Fault('no weight has moved')
     expect_same(watch.worst, 1., 'the cache of teacher outputs, in shares of what rounding allows')
-    if fingerprint and teachers_fingerprint(learn.distill.teachers)!=fingerprint: raise Fault('a teacher has changed')
+    if fingerprint and learn.distill.teachers.fingerprint()!=fingerprint: raise Fault('a teacher has changed')
 
 
 class StopAfterOne(Callback):
@@ -184,7 +183,7 @@ def check(case, folder):
         learn = build(case, folder, [watch])
         wrong,before = must_refuse(case),weights(learn)
         distill = getattr(learn, 'distill', None)
-        fingerprint = teachers_fingerprint(distill.teachers) if distill else None
+        fingerprint = distill.teachers.fingerprint() if distill else None
         train(case, learn)
     except EKDError as e:
         if watch.steps and not isinstance(e, NonFiniteLoss): raise Fault(f'refused after training began: {e}') from e
