@@ -60,6 +60,13 @@ def test_every_notebook_is_in_a_sidebar():
     assert pages(yaml.safe_load((ROOT/'_quarto.yml').read_text())['website']['sidebar']) == here
 
 
+def test_every_room_of_library_and_study_is_in_contributing():
+    text = (ROOT/'CONTRIBUTING.md').read_text()
+    assert [m for m in MODULES if wing(m)=='library' and f'`{place(m)}`' not in text]==[]
+    names = set(re.findall(r'\w+', ' '.join(l.split('|')[1] for l in text.splitlines() if l.startswith('| '))))
+    assert [m for m in MODULES if wing(m)=='study' and m.split('.')[-1] not in names]==[]
+
+
 @pytest.mark.parametrize('module', [m for m in MODULES if m!='ekd_nb.losses'])
 def test_losses_are_read_by_their_contract(module):
     "`DistillLoss` documents what others read: nobody looks whether a loss has an attribute"
