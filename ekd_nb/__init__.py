@@ -1,7 +1,6 @@
 """Ensemble Knowledge Distillation as notebooks: several teachers, one branched student, fastai training and measured results
 
-A large network knows more than a small one can learn from labels alone. *Knowledge distillation* lets the small network, the **student**, also learn from the probabilities of a large one, its **teacher**. *Ensemble knowledge distillation*
-([Asif, Tang and Harrer](https://arxiv.org/abs/1909.08097)) uses several different teachers and gives the student a **branch** for each: branches share a trunk, each learns from its own teacher and the labels, and their mean is the prediction."""
+Train a small image classifier that learns from several large ones as well as from labels. The large ones are its **teachers**. The small one, the **student**, has a shared trunk and a **branch** for each teacher; the mean of the branches is its prediction. This is *Ensemble Knowledge Distillation*, EKD ([Asif, Tang and Harrer](https://arxiv.org/abs/1909.08097)), for PyTorch and fastai."""
 
 import warnings as _warnings
 from importlib import import_module as _import_module

@@ -109,7 +109,7 @@ def test_students_without_branches_have_no_bars_of_branches():
     assert len(ax.patches) == 4 and 'plain' not in words(ax)
 
 def test_at_a_glance_shows_six_students_and_says_what_is_missing():
-    rs = example_records({'plain': .5, 'kd_wide': .55, 'rkd': .56, 'ekd': .6, 'ekd_light': .62, 'teachers': .7},
+    rs = example_records({'wide': .5, 'kd_wide': .55, 'rkd': .56, 'ekd': .6, 'ekd_light': .62, 'teachers': .7},
                          seeds=3)
     axs = figures.at_a_glance({'one': rs, 'empty': []})
     said = words(axs[0])

@@ -275,3 +275,11 @@ def test_stored_html_is_refused():
 def test_no_notebook_stores_html(path):
     kinds = {k for c in json.loads(path.read_text())['cells'] for o in c.get('outputs', []) for k in o.get('data', {})}
     assert not kinds & {'text/html', 'application/javascript'}
+
+
+def test_figures_of_notebooks_are_drawn_on_nothing():
+    import matplotlib
+    from ekd_nb.study.style import STYLE
+    rc = matplotlib.rc_params_from_file(TOOLS/'matplotlibrc', use_default_template=False)
+    same = lambda k: str(rc[k]).strip('#').lower() == str(STYLE[k]).strip('#').lower()
+    assert len(rc) == 10 and all(map(same, rc)), {k: (rc[k], STYLE.get(k)) for k in rc if not same(k)}

@@ -61,7 +61,7 @@ def overview_diagram(
     _box(ax, last/2, .6, last+1.6, .68, 'trunk, shared', TEXT_COLOR)
     _arrow(ax, (last/2,-.75), (last/2,.25)); ax.text(last/2, -1, 'images', ha='center', va='center')
     _box(ax, right, 4.2, 1.3, .8, 'labels', TEXT_COLOR)
-    _arrow(ax, (right,3.8), (right,2.47), TEXT_COLOR)
+    _arrow(ax, (right,3.8), (right,2.47), TEXT_COLOR); _arrow(ax, (right-.4,3.8), (last+.86,2.4), TEXT_COLOR)
     _ring(ax, -.93, last+.93, 1.42, 2.37, .25)
     _arrow(ax, (last+.93,1.9), (right-.51,1.9)); _node(ax, right, 1.9, 'mean', ens, .5, 10)
     _arrow(ax, (right,1.39), (right,.86), ens)

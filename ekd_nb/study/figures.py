@@ -14,14 +14,16 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from ..models import count_flops, count_params, get_model
 from .methods import DEFAULT_METHOD
-from .plots import by_method, draw_band, draw_matrix, legend_beside, mean_matrix, only_with
+from .plots import by_method, draw_band, draw_matrix, legend_beside, mean_matrix, name_lines, only_with
 from .stats import by_seed, mean_ci, mean_std, paired_difference
 from .style import TEXT_COLOR, get_axes, label, method_color, not_measured, plot_kwargs, styled
 from .tables import best_competitor
 
 # %% ../../nbs/study/10_figures.ipynb #ab5aae7e
+_GLANCE_NAMES = 'labels only', 'KD', 'best other method', "EKD's hints, no branches", label(DEFAULT_METHOD), label('ekd_light')
+
 def _glance_methods(records):
-    return 'plain', 'kd_wide', best_competitor(records), 'kd_wide_hint', DEFAULT_METHOD, 'ekd_light'
+    return 'wide', 'kd_wide', best_competitor(records), 'kd_wide_hint', DEFAULT_METHOD, 'ekd_light'
 
 def _dots(ax, records, title):
     "One panel of `at_a_glance`"
@@ -32,23 +34,29 @@ def _dots(ax, records, title):
         if n: ax.errorbar([mean], [y], xerr=half, fmt='o', ms=8, capsize=4, lw=2, color=c)
         at = dict(xy=(mean, y)) if n else dict(xy=(.5, y), xycoords=('axes fraction', 'data'))
         if y==2 and n: text += f' {label(m)}'
-        ax.annotate(text, xytext=(0,9), textcoords='offset points', ha='center', color=c, fontsize=9, **at)
-    teachers = by_seed(records, 'teachers').values()
-    if teachers: ax.axvline(100*mean_std(teachers)[0], color=method_color('teachers'), ls='--', lw=1.5)
+        ax.annotate(text, xytext=(0,8), textcoords='offset points', ha='center', color=c, fontsize=10, **at)
+    if teachers := by_seed(records, 'teachers').values(): _teacher_line(ax, *mean_std(100*v for v in teachers))
     ax.set_title(title, fontsize=10); ax.set_xlabel('test accuracy, %')
     ax.margins(x=.12); ax.grid(axis='x', alpha=.3)
 
+def _teacher_line(ax, mean, std):
+    "Where the teachers together are, with a band of one standard deviation"
+    color = method_color('teachers')
+    ax.axvline(mean, color=color, ls='--', lw=1.5); ax.axvspan(mean-std, mean+std, color=color, alpha=.2, lw=0)
+    ax.annotate('teachers', (mean, .5), (-4,0), xycoords=('data', 'axes fraction'), textcoords='offset points',
+                rotation=90, ha='right', va='center', color=color, fontsize=10)
+
+# %% ../../nbs/study/10_figures.ipynb #9c72b788
 @styled
 def at_a_glance(
     panels:dict # title of a setting -> its records, all of one fraction
 ): # array of Axes
-    "Six students in every setting: mean test accuracy and 95 % interval"
-    size = (2.6+2.6*len(panels), 3.6)
+    "Six students of equal size in every setting: mean test accuracy and 95 % interval"
+    size = (2+2.4*len(panels), 3.6)
     fig, axs = plt.subplots(1, len(panels), figsize=size, layout='constrained', sharey=True, squeeze=False)
     for ax,(title,records) in zip(axs[0], panels.items()): _dots(ax, records, title)
-    first, last = map(label, ('plain', 'kd_wide')), map(label, (DEFAULT_METHOD, 'ekd_light'))
-    names = [*first, 'best other method', 'one network, EKD\'s hints', *last]
-    axs[0,0].set_yticks(range(6), names); axs[0,0].set_ylim(5.5, -.8)
+    axs[0,0].set_yticks(range(6), _GLANCE_NAMES); axs[0,0].set_ylim(5.5, -.8)
+    for t in axs[0,0].get_yticklabels()[-2:]: t.set(color=method_color(DEFAULT_METHOD), weight='bold')
     return axs[0]
 
 # %% ../../nbs/study/10_figures.ipynb #324ec544
@@ -91,7 +99,7 @@ def _fraction_axis(ax, records):
     crowded = {f for before,f in zip(n, [*n][1:]) if f<1.4*before}   # a mark, but no room for its name
     ax.set(xscale='log', xlabel='training images: share, number')
     ax.set_xticks(list(n), ['' if f in crowded else f'{100*f:g} %\n{k:,}' for f,k in n.items()], fontsize=9)
-    ax.minorticks_off(); ax.grid(alpha=.3); legend_beside(ax)
+    ax.minorticks_off(); ax.grid(alpha=.3); name_lines(ax)
 
 @styled
 def fraction_curves(
@@ -99,7 +107,7 @@ def fraction_curves(
     ax=None       # matplotlib Axes
 ): # Axes
     "Accuracy against the number of training images, bands of ± one standard deviation over seeds"
-    ax, groups = get_axes(ax, (7.2,4)), by_method(records, ('data','preset'))
+    ax, groups = get_axes(ax, (6.4,4)), by_method(records, ('data','preset'))
     if len({r['fraction'] for r in records})<2: return not_measured(ax)
     for m,rs in groups.items():
         shares = sorted({r['fraction'] for r in rs})
@@ -116,7 +124,7 @@ def fraction_gains(
     ax=None             # matplotlib Axes
 ): # Axes
     "One method minus others, paired over seeds, 95 % intervals, against the number of training images"
-    ax, shares = get_axes(ax, (7.2,4)), sorted({r['fraction'] for r in records})
+    ax, shares = get_axes(ax, (6.4,4)), sorted({r['fraction'] for r in records})
     def gain(f, m): return paired_difference([r for r in records if r['fraction']==f], a, m)
     found = {m: {f: d for f in shares if (d := gain(f, m)).n} for m in against if m!=a}
     found = {m: ds for m,ds in found.items() if len(ds)>1}
@@ -183,7 +191,7 @@ def branch_growth(
         stats = [mean_std(100*r['branch_curve']['mean'][k] for r in rs) for k in range(counts[m])]
         draw_band(ax, m, range(1, counts[m]+1), stats)
     ax.set(xlabel='branches together', ylabel='test accuracy, %', xticks=range(1, max(counts.values())+1))
-    ax.grid(alpha=.3); legend_beside(ax)
+    ax.grid(alpha=.3); name_lines(ax)
     return ax
 
 # %% ../../nbs/study/10_figures.ipynb #9520ea8b
@@ -204,7 +212,7 @@ def corruption_curves(
     for m,rs in groups.items():
         stats = [mean_std(100*v for v in vs) for vs in zip(*[_by_severity(r, name) for r in rs])]
         draw_band(ax, m, range(len(stats)), stats)
-    ax.set(xlabel='severity', ylabel='accuracy, %'); ax.grid(alpha=.3); legend_beside(ax)
+    ax.set(xlabel='severity', ylabel='accuracy, %'); ax.grid(alpha=.3); name_lines(ax)
     return ax
 
 # %% ../../nbs/study/10_figures.ipynb #88ad4c3a

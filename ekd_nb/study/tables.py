@@ -7,8 +7,8 @@ Docs: https://ekd-nb.github.io/ekd_nb/study/tables.html.md"""
 # %% auto #0
 __all__ = ['SETTINGS', 'MIN_STEPS', 'SEPARATE_HINTS', 'OTHER_PRESETS', 'COLUMNS', 'PAGE_COLUMNS', 'is_current', 'page_records',
            'equal_step_records', 'equal_teachers', 'n_steps', 'decides', 'is_stale', 'remarks_text', 'compare',
-           'comparison_text', 'missing_text', 'other_protocols_text', 'answer_box', 'folded', 'markdown_table',
-           'student_text', 'method_table', 'competitors', 'best_competitor', 'headline_methods']
+           'comparison_text', 'missing_text', 'other_protocols_text', 'answer_box', 'gaps_text', 'folded',
+           'markdown_table', 'student_text', 'method_table', 'competitors', 'best_competitor', 'headline_methods']
 
 # %% ../../nbs/study/08_tables.ipynb #c72f7130
 from collections import Counter
@@ -143,7 +143,7 @@ def comparison_text(
 ) -> str: # markdown
     "Whom a method is ahead of, whom behind, and what is not settled"
     mine = by_seed(records, a, key).values()
-    if not mine: return 'Not measured.'
+    if not mine: return f'{label(a)}: not measured.'
     found = compare(records, against, a, key, higher, SMALLEST if scale==100 else 0.)
     def text(ds): return join_words([f'{label(b)} ({format_difference(d, scale, digits)})' for b,d in ds.items()])
     n = sum(len(ds) for k,ds in found.items() if k is not None)
@@ -185,12 +185,23 @@ def other_protocols_text(
 def answer_box(
     asked:str, # a question
     found:str, # an answer, computed
-    means:str  # what follows for a reader
+    means:str, # what follows for a reader
+    missing:str='' # which records are missing; '' when none is
 ) -> str: # markdown
     "The box at the top of a page of results"
-    parts = ('Asked', asked), ('Found', found), ('Means', means)
-    text = '\n\n'.join(f'**{w}** · {t}' for w,t in parts)
+    means = 'Open until it is measured.' if missing else means
+    parts = ('Asked', asked), ('Found', found), ('Means', means), ('Without a record', missing)
+    text = '\n\n'.join(f'**{w}** · {t}' for w,t in parts if t)
     return f'::: {{.callout-note title="In short" appearance="simple"}}\n{text}\n:::'
+
+def gaps_text(
+    settings:dict, # title -> records of one setting
+    names          # methods that an answer needs
+) -> str: # which have no record; '' when all have
+    "What is missing for an answer"
+    have = {t: {r['method'] for r in rs} for t,rs in settings.items()}
+    lack = {t: [label(m) for m in names if m not in ms] for t,ms in have.items()}
+    return '; '.join(f'{t}: {join_words(ms)}' for t,ms in lack.items() if ms)
 
 def folded(
     title:str, # always shown

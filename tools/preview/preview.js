@@ -23,14 +23,14 @@ function copying() {
   }
 }
 
-// Sections that hold every word: those with the words in a heading first, then pages about them, then mentions.
+// Sections that hold every word: terms of the glossary first, then those with the words in a heading, then pages about them, then mentions.
 function find(query, most = 12) {
-  const words = query.toLowerCase().split(/\s+/).filter(Boolean)
+  const words = query.toLowerCase().split(/\s+/).filter(Boolean).map(w => w.length > 3 ? w.replace(/(?<=ch|sh)es$|s$/, '') : w)
   if (!words.length) return []
   const score = ([page, title, , text]) => {
     const where = [title, page, text].map(s => s.toLowerCase())
     const at = words.map(w => where.findIndex(s => s.includes(w)))
-    return at.includes(-1) ? null : at.reduce((a, b) => a + [0, 1, 4][b], 0) + (where[0] == query.toLowerCase().trim() ? -1 : 0)
+    return at.includes(-1) ? null : at.reduce((a, b) => a + [0, 1, 4][b], 0) + (where[0] == words.join(' ') ? -1 : 0) - (page == 'Glossary' && where[0] == words.join(' ') ? 1 : 0)
   }
   return SECTIONS.map((row, i) => ({row, i, score: score(row)})).filter(r => r.score !== null).sort((a, b) => a.score - b.score || a.i - b.i).slice(0, most).map(r => r.row)
 }

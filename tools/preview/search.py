@@ -19,8 +19,15 @@ def spaced(node):
     return ''.join(map(spaced, node)) if isinstance(node, list) else ''
 
 
+def terms(block):
+    "`(term, its anchor, text)` of every item of a list that begins with a term that has an anchor"
+    for item in block['c'] if block['t'] == 'BulletList' else ():
+        first = item[0]['c'][0] if item and item[0]['t'] in ('Plain', 'Para') and item[0]['c'] else {}
+        if first.get('t') == 'Span' and first['c'][0][0]: yield text_of(first), first['c'][0][0], words_of(item)
+
+
 def sections(page, doc):
-    "Rows of one page: `[page title, section title, address, text]`"
+    "Rows of one page: `[page title, section title, address, text]`; a term that a list explains has a row of its own"
     rows, title, anchor, blocks = [], page.front.get('description', ''), '', []
     def close(): rows.append([page.title, title, page.html + anchor, words_of(blocks)])
     for b in doc['blocks']:
@@ -29,6 +36,7 @@ def sections(page, doc):
             title, anchor, blocks = text_of(b['c'][2]).strip(), f'#{b["c"][1][0]}', []
         else: blocks.append(b)
     close()
+    rows += [[page.title, term, f'{page.html}#{anchor}', text] for b in doc['blocks'] for term, anchor, text in terms(b)]
     return [r for i, r in enumerate(rows) if r[1] or r[3] or not i]
 
 
