@@ -68,9 +68,10 @@ preview: $(VENV)/.installed-dev      ## build the site without Quarto into _prev
 	$(PY) tools/preview/check.py
 	@echo "open _preview/index.html, or: $(PY) -m http.server -d _preview"
 
-docs: $(VENV)/.installed-dev         ## build the site with Quarto into _docs/
+docs: $(VENV)/.installed-dev         ## build the site with Quarto into _docs/ and look at every page in Chromium
 	@command -v quarto >/dev/null || { echo "make docs needs Quarto 1.7 or newer: see https://quarto.org/docs/get-started/ (or run $(BIN)/nbdev-install-quarto). 'make preview' does without."; exit 1; }
 	$(BIN)/nbdev-docs
+	$(PY) tools/preview/check.py _docs
 
 faults: $(VENV)/.installed           ## kill runs, damage files, fill the disk: how many trials of how many hold (a record in results/faults)
 	OMP_NUM_THREADS=1 $(PY) -W ignore tools/faults.py $(ARGS)

@@ -265,6 +265,14 @@ def test_tables_are_stored_as_markdown():
     assert cells.without_html([out('1'), result(text_plain='2')]) == [out('1'), result(text_plain='2')]
 
 
+def test_stderr_is_stored_without_folders_and_without_warnings_of_others():
+    said = ('/x/lib/site-packages/torch/a.py:1: FutureWarning: old.\n  warn(\n/tmp/y/ekd_nb/losses.py:4: UserWarning: gamma\n'
+            '  warn(w)\n/tmp/ipykernel_1/22.py:3: UserWarning: memo\nteacher a: 90%\n')
+    assert cells.without_paths(said) == 'losses.py:4: UserWarning: gamma\n  warn(w)\nUserWarning: memo\nteacher a: 90%\n'
+    o = {'output_type': 'stream', 'name': 'stderr', 'text': said.split('/tmp')[0]}
+    assert cells.without_html([o]) == []
+
+
 def test_stored_html_is_refused():
     """For it Quarto loads scripts from another host."""
     said = [text for _, text in check.check_executed(notebook(code('x', result(text_html='<table></table>'))))]

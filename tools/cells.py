@@ -111,12 +111,23 @@ def escaped(text):
                    for i, p in enumerate(parts)) or ' '
 
 
+def without_paths(text):
+    "What a cell writes to stderr, without warnings of other packages and without folders of this machine"
+    text = re.sub(r'(?m)^\S+/site-packages/\S+:\d+: \w*Warning: .*\n?(?:  .*\n?)?', '', text)
+    text = re.sub(r'(?m)^\S+/ipykernel_\d+/\d+\.py:\d+: ', '', text)
+    return re.sub(r'(?m)^/\S+/(\w+\.py:\d+: )', r'\1', text)
+
+
 def without_html(outputs):
-    """Outputs of a cell with tables in markdown instead of HTML, without progress bars and style sheets.
+    """Outputs of a cell with tables in markdown instead of HTML, without progress bars, style sheets and paths.
     HTML in an output makes Quarto load scripts from another host, and brings colours that no dark page can read."""
     kept = []
     for o in outputs:
         data = o.get('data', {})
+        if o.get('name') == 'stderr':
+            text = without_paths(joined(o['text']))
+            if text.strip(): kept.append({**o, 'text': text.splitlines(True)})
+            continue
         if 'text/html' not in data:
             kept.append(o)
             continue

@@ -36,17 +36,18 @@ def _dots(ax, records, title):
         if y==2 and n: text += f' {label(m)}'
         ax.annotate(text, xytext=(0,8), textcoords='offset points', ha='center', color=c, fontsize=10, **at)
     if teachers := by_seed(records, 'teachers').values(): _teacher_line(ax, *mean_std(100*v for v in teachers))
-    ax.set_title(title, fontsize=10); ax.set_xlabel('test accuracy, %')
+    if title: ax.set_title(title, fontsize=10)
+    ax.set_xlabel('test accuracy, %')
     ax.margins(x=.12); ax.grid(axis='x', alpha=.3)
 
 def _teacher_line(ax, mean, std):
     "Where the teachers together are, with a band of one standard deviation"
     color = method_color('teachers')
     ax.axvline(mean, color=color, ls='--', lw=1.5); ax.axvspan(mean-std, mean+std, color=color, alpha=.2, lw=0)
-    ax.annotate('teachers', (mean, .5), (-4,0), xycoords=('data', 'axes fraction'), textcoords='offset points',
-                rotation=90, ha='right', va='center', color=color, fontsize=10)
+    ax.annotate('teachers', (mean, -.45), (-4,0), textcoords='offset points', ha='right', va='center', color=color,
+                fontsize=10)
 
-# %% ../../nbs/study/10_figures.ipynb #9c72b788
+# %% ../../nbs/study/10_figures.ipynb #78cb4bf9
 @styled
 def at_a_glance(
     panels:dict # title of a setting -> its records, all of one fraction

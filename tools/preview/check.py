@@ -36,7 +36,7 @@ TOO_WIDE = """() => [...document.querySelectorAll('main table, main pre, main im
           .map(w => `the page is ${w} px wide at ${innerWidth}`))"""
 
 TOO_SMALL = """() => [...document.querySelectorAll('main img')]
-  .filter(i => i.clientWidth && i.naturalWidth > 1.4*i.clientWidth)
+  .filter(i => i.clientWidth && i.naturalWidth > 1.5*i.clientWidth)
   .map(i => `picture ${i.getAttribute('src')} is ${i.naturalWidth} px wide and shown at ${i.clientWidth}: ` +
             'what is written in it is too small')"""
 
