@@ -8,12 +8,12 @@ Docs: https://ekd-nb.github.io/ekd_nb/study/reference.html.md"""
 __all__ = ['Argument', 'type_text', 'field_comments', 'arguments', 'argument_table', 'short_signature', 'ReferenceRenderer',
            'only_tests', 'fold_tests']
 
-# %% ../../nbs/study/16_reference.ipynb #56ec226f
+# %% ../../nbs/study/16_reference.ipynb #0108ec66
 import ast, inspect, re, textwrap
 from typing import NamedTuple
 from fastcore.docments import MarkdownRenderer, docments, docstring
 
-# %% ../../nbs/study/16_reference.ipynb #051ccea9
+# %% ../../nbs/study/16_reference.ipynb #15cd71ee
 class Argument(NamedTuple):
     "One row of the table of arguments"
     name:str
@@ -34,7 +34,7 @@ def _default_text(value):
     if value is inspect.Parameter.empty: return ''
     return getattr(value, '__name__', None) or repr(value)
 
-# %% ../../nbs/study/16_reference.ipynb #a8d693ae
+# %% ../../nbs/study/16_reference.ipynb #5eaf263b
 def field_comments(
     cls:type # a class whose body has lines like `name:type=default # meaning`
 ) -> dict: # name -> meaning
@@ -46,7 +46,7 @@ def field_comments(
     comments = {n.target.id: lines[n.end_lineno-1][n.end_col_offset:] for n in fields}
     return {k: v.split('#', 1)[1].strip() for k,v in comments.items() if '#' in v}
 
-# %% ../../nbs/study/16_reference.ipynb #4acc41fa
+# %% ../../nbs/study/16_reference.ipynb #d63d85c8
 def _target(sym):
     "The function whose signature counts"
     return sym.__init__ if inspect.isclass(sym) else sym
@@ -64,7 +64,7 @@ def _fields(cls):
     def default(name): return repr(cls._field_defaults[name]) if name in cls._field_defaults else ''
     return [Argument(n, type_text(types.get(n)), default(n), comments.get(n, '')) for n in cls._fields]
 
-# %% ../../nbs/study/16_reference.ipynb #1b2be0a2
+# %% ../../nbs/study/16_reference.ipynb #60ea4182
 def arguments(
     sym # a function, a method or a class
 ) -> list: # of `Argument`, own ones first
@@ -80,7 +80,7 @@ def arguments(
         rows.append(Argument(stars+name, type_text(p.annotation), _default_text(p.default), meaning, _is_own(sym, name)))
     return sorted(rows, key=lambda a: not a.own)
 
-# %% ../../nbs/study/16_reference.ipynb #2d3803ba
+# %% ../../nbs/study/16_reference.ipynb #6da1833f
 def _plain(text):
     "Text of a cell in which markdown takes nothing for markup but `code`"
     parts = re.split(r'(`[^`]+`)', text)
@@ -113,7 +113,7 @@ def short_signature(
     text = f"{kind}{getattr(sym, '__qualname__', type(sym).__name__)}({', '.join(names)})"
     return '\n'.join(textwrap.wrap(text, 100, subsequent_indent='    ', break_long_words=False, break_on_hyphens=False))
 
-# %% ../../nbs/study/16_reference.ipynb #ece1fa8f
+# %% ../../nbs/study/16_reference.ipynb #8407513e
 class ReferenceRenderer(MarkdownRenderer):
     "What `show_doc` puts on a page: signature, docstring and a table of arguments"
     def _source(self):
@@ -138,7 +138,7 @@ class ReferenceRenderer(MarkdownRenderer):
             parts.append(f'::: {{.callout-note collapse="true" title="{title}"}}\n{argument_table(passed)}\n:::')
         return head+'\n\n'.join(p for p in parts if p)
 
-# %% ../../nbs/study/16_reference.ipynb #68a683e5
+# %% ../../nbs/study/16_reference.ipynb #b0a021c5
 _CHECKS = re.compile(r'(test_|assert |with (expect_fail|ExceptionExpected)\()')
 
 def only_tests(
