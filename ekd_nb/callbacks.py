@@ -130,6 +130,13 @@ def _check(self:DistillCallback, device):
 
 # %% ../nbs/08_callbacks.ipynb #42ab9e56
 @patch
+def _rows(self:DistillCallback, dl):
+    "Rows of the training set for the cache, those of `UnlabeledImages` among them"
+    extra = getattr(self.learn, 'unlabeled_images', None)
+    more = extra.cached_rows() if extra else None
+    return dl.rows if more is None else torch.cat([dl.rows, more])
+
+@patch
 def _needs_features(self:DistillCallback): return as_distill_loss(self.learn.loss_func).needs_features
 
 @patch
@@ -140,7 +147,9 @@ def _allocate_memo(self:DistillCallback, device):
     if why: self._warn_live(why)
     if getattr(dl, 'views', None) is None: return False
     memo,settings = self.memo,dict(features=features, dtype=self.dtype, budget=self.budget, device=device)
-    if memo is True: memo = TeacherMemo(self.teachers, dl.rows, dl.views, self.n_views or dl.n_views, data, **settings)
+    if memo is True:
+        n_views = self.n_views or dl.n_views
+        memo = TeacherMemo(self.teachers, self._rows(dl), dl.views, n_views, data, **settings)
     memo.check_compatible(self.teachers, dl.rows, dl.views, data, features)
     memo.teachers = self.teachers   # equal ones, on the device of this run
     return memo if why or memo.allocate(self.probe) else False

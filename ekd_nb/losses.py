@@ -273,7 +273,7 @@ def soft_terms(self:EKDLoss,
     "How far the student is from the teachers' probabilities"
     zbar = pred.logits if len(pred.branches)>1 and self.ensemble_weight else None
     return soft_target_terms(pred.branches, zbar, t, assign, self.lam, self.tau, y,
-                             getattr(pred.teacher, 'known', None), self.teacher_weights=='confidence')
+                             getattr(pred.teacher, 'known', ()), self.teacher_weights=='confidence')
 
 EKDLoss.partial_teachers = EKDLoss.takes_unlabeled = True
 

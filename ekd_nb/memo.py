@@ -19,7 +19,12 @@ from safetensors.torch import save_file
 
 from .core import EKDError, tensor_digest, write_atomic
 from .data import ViewSet
+<<<<<<< HEAD
 from .teachers import TeacherEnsemble, TeacherOutput, compute_dtype
+=======
+from .teachers import (TeacherEnsemble, TeacherOutput, check_batch_independent, compute_dtype, known_classes,
+                             teachers_fingerprint)
+>>>>>>> 0160d1b (Cache of teacher outputs for unlabelled images; named tuple without None)
 
 # %% ../nbs/06_memo.ipynb #751557fa
 def memo_bytes(
@@ -198,7 +203,7 @@ def _unpack(self:TeacherMemo, flat):
     n_t,n_c,fs = self.shapes
     z,*rest = flat.float().split([n_t*n_c]+[f.numel() for f in fs], 1)
     maps = tuple(f.reshape(-1, *s) for f,s in zip(rest, fs))
-    return TeacherOutput(z.reshape(-1, n_t, n_c).transpose(0,1), maps, known=getattr(self.teachers, 'known', None))
+    return TeacherOutput(z.reshape(-1, n_t, n_c).transpose(0,1), maps, known=known_classes(self.teachers))
 
 @patch
 def _record_shapes(self:TeacherMemo, out):

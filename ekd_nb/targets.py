@@ -85,11 +85,11 @@ def soft_target_terms(
     lam:float, # λ: 1 own teacher, 0 average
     tau:float, # temperature
     y:Tensor, # labels, int [B]
-    known:Tensor=None, # which classes each teacher knows, bool [T,C]; `None`: all know all
+    known:Tensor=(), # which classes each teacher knows, bool [T,C]; (): all know all
     confidence:bool=False, # weigh the teachers by `confidence_weights`?
 )->tuple: # (of the ensemble [B] or None, of the branches [N,B])
     "How far the ensemble and each branch are from what they learn from the teachers"
-    if known is not None:
+    if len(known):
         n,shares = len(teacher),hint_weights(assign, len(teacher), lam)
         z = branches if ensemble is None else torch.cat([branches, ensemble[None]])
         if ensemble is not None: shares = shares + [[1/n]*n]

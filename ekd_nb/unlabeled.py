@@ -23,6 +23,7 @@ from fastcore.basics import patch
 
 from .callbacks import inside_fit
 from .core import EKDError, expect
+from .data import ViewKey, no_key_reason
 from .losses import as_distill_loss
 from .teachers import TeacherOutput
 
@@ -40,6 +41,7 @@ class UnlabeledImages(Callback):
         expect(ok, 'share', share, 'a number above 0: unlabelled images for each labelled one')
         self.images,self.share = images,share
         self.loader,self.stream,self.distill_loss = None,None,None
+        self.in_cache = False   # can the cache of teacher outputs serve these images?
 
     def __getstate__(self): return vars(self) | dict(images=None, loader=None, stream=None, distill_loss=None)
 
@@ -49,8 +51,8 @@ class UnlabeledImages(Callback):
         if not (self.distill_loss.takes_unlabeled and self.distill_loss.needs_teacher):
             raise EKDError(f'loss_func: {self.distill_loss.name} has nothing to learn from images without labels, '
                            'expected EKDLoss with beta or gamma above 0')
-        if self.loader is None: self.loader = _training_loader(self.images, self.learn.dls)
         self._check_images()
+        self.in_cache = self._is_cached()
         self.distill_loss.has_unlabeled = True
 
     def after_fit(self):
@@ -60,8 +62,8 @@ class UnlabeledImages(Callback):
 # %% ../nbs/08_unlabeled.ipynb #08b10009
 def _training_loader(images, dls):
     "A loader of images without labels that treats them as training images"
-    if hasattr(images, 'loaders'): return images.train
-    if hasattr(images, 'dataset'): return images
+    if hasattr(images, 'loaders'): images = images.train
+    if hasattr(images, 'dataset'): return images.new() if hasattr(images, 'new') else images   # in an order of its own
     if isinstance(images, (str, Path)):
         if not Path(images).is_dir(): raise EKDError(f'images: {images} is no folder, expected one with images')
         found = sorted(get_image_files(images))
@@ -80,11 +82,12 @@ def _training_loader(images, dls):
 
 # %% ../nbs/08_unlabeled.ipynb #612c0908
 def _images_of(batch):
-    "The images of a batch of any loader"
+    "(images, their rows and views in the training set [B,2] or None) of a batch of any loader"
     x = batch[0] if isinstance(batch, (tuple, list)) else batch
     if not isinstance(x, Tensor) or x.ndim!=4 or not x.is_floating_point():
         raise EKDError('images: a batch without labels holds no images, expected floats [B,channels,H,W], normalised as in training')
-    return x.as_subclass(Tensor)
+    key = getattr(x, 'key', None)
+    return x.as_subclass(Tensor),None if key is None or key.view is None else torch.stack(key, 1)
 
 # %% ../nbs/08_unlabeled.ipynb #08b1000a
 def _begin_pass(dl, i):
@@ -107,11 +110,13 @@ def _batches(self:UnlabeledImages, first):
 
 @patch
 def _take(self:UnlabeledImages, n, device):
-    "The next `n` images"
+    "The next `n` images, and their rows and views"
     while len(self.left)<n:
-        more = next(self.stream).to(device)
-        self.left = torch.cat([self.left, more]) if len(self.left) else more
-    taken,self.left = self.left[:n],self.left[n:]
+        x,keys = next(self.stream)
+        self.left = torch.cat([self.left, x.to(device)]) if len(self.left) else x.to(device)
+        if keys is not None: self.keys = torch.cat([self.keys, keys])
+    taken = self.left[:n],self.keys[:n]
+    self.left,self.keys = self.left[n:],self.keys[n:]
     return taken
 
 # %% ../nbs/08_unlabeled.ipynb #5f5c621f
@@ -120,8 +125,34 @@ def _check_images(self:UnlabeledImages):
     "Refuse images of another shape than those of training, before the first batch"
     dl = self.learn.dls.train
     b = dl.one_batch() if hasattr(dl, 'one_batch') else next(iter(dl))
-    mine,theirs = list(next(self._batches(0)).shape[1:]),list(b[0].shape[1:])
+    self._open()
+    mine,theirs = list(next(self._batches(0))[0].shape[1:]),list(b[0].shape[1:])
     if mine!=theirs: raise EKDError(f'images: those without labels are {mine}, training images {theirs}; expected one shape')
+
+# %% ../nbs/08_unlabeled.ipynb #6b2b9b51
+@patch
+def _open(self:UnlabeledImages):
+    "The loader of images without labels"
+    if self.loader is None: self.loader = _training_loader(self.images, self.learn.dls)
+    return self.loader
+
+@patch
+def cached_rows(self:UnlabeledImages):
+    "Rows of the training set that the images without labels are, int [n], or None if the cache cannot serve them"
+    mine,dl = self._open(),self.learn.dls.train
+    if no_key_reason(mine) or no_key_reason(dl): return None
+    data = mine.dataset.data_fingerprint
+    return mine.rows if data and data==dl.dataset.data_fingerprint and mine.views==dl.views else None
+
+@patch
+def _is_cached(self:UnlabeledImages):
+    "Can the cache of this run serve the images without labels?"
+    memo = getattr(getattr(self.learn, 'distill', None), 'memo', None)
+    rows = self.cached_rows() if memo else None
+    if rows is None: return False
+    try: memo.index.rows(rows)
+    except EKDError: return False   # made for other images
+    return True
 
 # %% ../nbs/08_unlabeled.ipynb #08b1000b
 @patch
@@ -130,6 +161,7 @@ def before_train(self:UnlabeledImages):
     if self.distill_loss is None or not self.distill_loss.has_unlabeled: return
     done = self.learn.train_iter//max(1, len(self.learn.dls.train))
     self.stream,self.left = self._batches(1+1000*done),torch.zeros(0)
+    self.keys = torch.zeros(0, 2, dtype=torch.long)
 
 @patch
 def before_batch(self:UnlabeledImages):
@@ -137,18 +169,20 @@ def before_batch(self:UnlabeledImages):
     if self.stream is None: return
     x,y = self.learn.xb[0],self.learn.yb[0]
     n = round(self.share*len(x))
-    more = self._take(n, x.device)
+    more,keys = self._take(n, x.device)
     joined = torch.cat([x.as_subclass(Tensor), more.to(x.dtype)]).as_subclass(type(x))
     distill = getattr(self.learn, 'distill', None)
     if distill is None: raise EKDError('teachers: got none, images without labels need at least one')
-    distill.extend_batch(joined, partial(self._teacher_outputs, distill, len(x)))
+    distill.extend_batch(joined, partial(self._teacher_outputs, distill, keys))
     self.learn.xb = (joined,)
     self.learn.yb = (torch.cat([y, y.new_full((n, *y.shape[1:]), NO_LABEL)]),)
 
 @patch
-def _teacher_outputs(self:UnlabeledImages, distill, n, key, x):
-    "What the teachers find: for the first `n` images from the cache, if there is a key, for the others live"
+def _teacher_outputs(self:UnlabeledImages, distill, keys, key, x):
+    "What the teachers find: from the cache where the images have a key and it can serve them, else live"
     if key is None: return distill.teachers(x)
+    if self.in_cache: return distill.memo(ViewKey(*torch.cat([torch.stack(key, 1), keys]).T), x)
+    n = len(key.idx)
     a,b = distill.memo(key, x[:n]),distill.teachers(x[n:])
     fs = tuple(torch.cat(f) for f in zip(a.features, b.features))
     return TeacherOutput(torch.cat([a.logits, b.logits.to(a.logits)], 1), fs, known=a.known)
