@@ -19,12 +19,7 @@ from safetensors.torch import save_file
 
 from .core import EKDError, tensor_digest, write_atomic
 from .data import ViewSet
-<<<<<<< HEAD
-from .teachers import TeacherEnsemble, TeacherOutput, compute_dtype
-=======
-from .teachers import (TeacherEnsemble, TeacherOutput, check_batch_independent, compute_dtype, known_classes,
-                             teachers_fingerprint)
->>>>>>> 0160d1b (Cache of teacher outputs for unlabelled images; named tuple without None)
+from .teachers import TeacherEnsemble, TeacherOutput, compute_dtype, known_classes
 
 # %% ../nbs/06_memo.ipynb #751557fa
 def memo_bytes(
