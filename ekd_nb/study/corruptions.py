@@ -153,5 +153,6 @@ def corruption_accuracy(
         batches = ((norm(TensorImage(b.permute(0,3,1,2))), t) for b,t in zip(x.split(bs), y.split(bs)))
         z, y_, _ = get_logits(model, batches)
         return accuracy_score(z, y_)
-    def spoiled(n, s): return corrupt(x, n, s, seed) if rows is not None else _spoiled(data.x_test, n, s, seed, n_images)
+    def spoiled(n, s):
+        return _spoiled(data.x_test, n, s, seed, n_images) if rows is None else corrupt(x, n, s, seed)
     return {'clean': [right(x)], **{n: [right(spoiled(n, s)) for s in severities] for n in names}}
