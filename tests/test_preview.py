@@ -214,7 +214,9 @@ def test_terms_of_the_glossary_have_rows_of_their_own_in_the_search():
     assert rows[-1] == ['Glossary', 'Hint', 'glossary.html#hint', 'Hint: compares features.']
 
 
-def linked_terms(): return set(re.findall(r"': '([\w-]+)'", (TOOLS.parent/'nbs/scripts.html').read_text().split('const terms')[1].split('}')[0]))
+def linked_terms():
+    text = (TOOLS.parent/'nbs/scripts.html').read_text()
+    return set(re.findall(r"': '([\w-]+)'", text.split('const terms')[1].split('}')[0]))
 
 
 def test_the_words_that_pages_link_are_in_the_glossary():
@@ -228,16 +230,19 @@ def test_the_first_use_of_a_term_leads_to_the_glossary(tmp_path):
     if not browser: pytest.skip('no Chromium on this machine')
     body = ('<p>Two <b>branches</b>, a branch, <code>hint</code>, a hint and EKD (heads) beside EKD.</p>'
             '<p>The next hint.</p><table><tr><th>a</th></tr></table>')
-    (tmp_path/'page.html').write_text(f'<nav><a href="glossary.html">G</a></nav><main>{body}</main>' + (TOOLS.parent/'nbs/scripts.html').read_text())
+    scripts = (TOOLS.parent/'nbs/scripts.html').read_text()
+    page = f'<nav><a href="glossary.html">G</a></nav><main>{body}</main>{scripts}'
+    (tmp_path/'page.html').write_text(page)
     with sync_playwright() as p:
         chrome = p.chromium.launch(executable_path=browser, args=check.FLAGS)
         tab = chrome.new_page()
         tab.goto((tmp_path/'page.html').as_uri())
-        found = tab.evaluate("[...document.querySelectorAll('a.term')].map(a => [a.textContent, a.getAttribute('href')])")
+        terms = "[...document.querySelectorAll('a.term')].map(a => [a.textContent, a.getAttribute('href')])"
+        found = tab.evaluate(terms)
         scope = tab.evaluate("document.querySelector('th').scope")
         chrome.close()
-    assert found == [['branches', 'glossary.html#branch'], ['hint', 'glossary.html#hint'], ['EKD (heads)', 'glossary.html#ekd-heads'],
-                     ['EKD', 'glossary.html#ekd']] and scope == 'row'
+    assert found == [['branches', 'glossary.html#branch'], ['hint', 'glossary.html#hint'],
+                     ['EKD (heads)', 'glossary.html#ekd-heads'], ['EKD', 'glossary.html#ekd']] and scope == 'row'
 
 
 def test_from_home_the_idea_the_evidence_and_a_run_are_a_click_away():

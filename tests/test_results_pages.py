@@ -37,7 +37,8 @@ def test_a_page_opens_with_a_box(path):
 def test_without_records_the_box_says_what_is_missing(path, tmp_path, monkeypatch):
     matplotlib.use('agg')
     folder = tmp_path/'results'
-    for d in ('runs', 'choices', 'benchmarks', 'gpu', 'faults', 'distributed', 'versions'): (folder/d).mkdir(parents=True)
+    kinds = 'runs', 'choices', 'benchmarks', 'gpu', 'faults', 'distributed', 'versions'
+    for d in kinds: (folder/d).mkdir(parents=True)
     (tmp_path/'nbs/results').mkdir(parents=True)
     monkeypatch.chdir(tmp_path/'nbs/results')
     for m in (records, tables, claims): monkeypatch.setattr(m, 'results_dir', lambda f=None: Path(f) if f else folder)

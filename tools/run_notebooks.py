@@ -142,7 +142,8 @@ def main(args):
         copy_project(copy)
         os.environ.pop('EKD_DATA', None)
         os.environ.update(EKD_CACHE=f'{tmp}/cache', IPYTHONDIR=f'{tmp}/ipython', PYTHONPATH=str(copy),
-                          MPLBACKEND='module://matplotlib_inline.backend_inline', MATPLOTLIBRC=f'{ROOT}/tools/matplotlibrc',
+                          MPLBACKEND='module://matplotlib_inline.backend_inline',
+                          MATPLOTLIBRC=f'{ROOT}/tools/matplotlibrc',
                           PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}')
         bad = 0
         with ProcessPoolExecutor(a.jobs) as pool:

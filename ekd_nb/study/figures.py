@@ -20,7 +20,8 @@ from .style import TEXT_COLOR, get_axes, label, method_color, not_measured, plot
 from .tables import best_competitor
 
 # %% ../../nbs/study/10_figures.ipynb #ab5aae7e
-_GLANCE_NAMES = 'labels only', 'KD', 'best other method', "EKD's hints, no branches", label(DEFAULT_METHOD), label('ekd_light')
+_GLANCE_NAMES = ('labels only', 'KD', 'best other method', "EKD's hints, no branches", label(DEFAULT_METHOD),
+                 label('ekd_light'))
 
 def _glance_methods(records):
     return 'wide', 'kd_wide', best_competitor(records), 'kd_wide_hint', DEFAULT_METHOD, 'ekd_light'

@@ -62,6 +62,7 @@ def draw_band(
     low, high = [u-v for u,v in zip(a,s)], [u+v for u,v in zip(a,s)]
     ax.fill_between(x, low, high, color=method_color(method), alpha=alpha, lw=0)
 
+# %% ../../nbs/study/09_plots.ipynb #5a0d0010
 def legend_beside(ax, size=9):
     "The legend to the right of the axes"
     ax.legend(fontsize=size, loc='upper left', bbox_to_anchor=(1,1))
@@ -77,7 +78,11 @@ def _spread(places, heights):
     level = [mean_std(b)[0] for b in blocks for _ in b]
     return {i: v+offset[i] for i,v in zip(order, level)}
 
-def name_lines(ax, size=9):
+# %% ../../nbs/study/09_plots.ipynb #5a0d0009
+def name_lines(
+    ax,    # matplotlib Axes with labelled lines
+    size=9 # of the names, points
+):
     "The name of each line at its right end, in its colour"
     handles, names = ax.get_legend_handles_labels()
     lines = [h[0] if isinstance(h, tuple) else h for h in handles]

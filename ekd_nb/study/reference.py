@@ -77,7 +77,8 @@ def arguments(
         if name in ('self', 'cls'): continue
         stars = {p.VAR_POSITIONAL: '*', p.VAR_KEYWORD: '**'}.get(p.kind, '')
         meaning = ' '.join(str(comments.get(name) or '').split())
-        rows.append(Argument(stars+name, type_text(p.annotation), _default_text(p.default), meaning, _is_own(sym, name)))
+        known = stars+name, type_text(p.annotation), _default_text(p.default)
+        rows.append(Argument(*known, meaning, _is_own(sym, name)))
     return sorted(rows, key=lambda a: not a.own)
 
 # %% ../../nbs/study/16_reference.ipynb #6da1833f
@@ -131,7 +132,8 @@ class ReferenceRenderer(MarkdownRenderer):
         head = f"---\n\n{self._source()}{'#'*self.title_level} {self.nm}\n\n"
         rows = arguments(self.sym)
         if not callable(self.sym) or not rows and not self._returns(): return head+super()._repr_markdown_()
-        parts = [f'```python\n{short_signature(self.sym)}\n```', f'*{docstring(self.sym)}*' if docstring(self.sym) else '',
+        about = docstring(self.sym)
+        parts = [f'```python\n{short_signature(self.sym)}\n```', f'*{about}*' if about else '',
                  argument_table([a for a in rows if a.own], self._returns())]
         if passed := [a for a in rows if not a.own]:
             title = f'{len(passed)} more arguments, passed on'

@@ -36,7 +36,8 @@ def sections(page, doc):
             title, anchor, blocks = text_of(b['c'][2]).strip(), f'#{b["c"][1][0]}', []
         else: blocks.append(b)
     close()
-    rows += [[page.title, term, f'{page.html}#{anchor}', text] for b in doc['blocks'] for term, anchor, text in terms(b)]
+    explained = [row for b in doc['blocks'] for row in terms(b)]
+    rows += [[page.title, term, f'{page.html}#{anchor}', text] for term, anchor, text in explained]
     return [r for i, r in enumerate(rows) if r[1] or r[3] or not i]
 
 
