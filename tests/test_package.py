@@ -24,7 +24,8 @@ def build(kind, at):
 def wheel(tmp_path_factory):
     "The wheel, built from the sdist of a copy: what is left out there would be missed"
     at = tmp_path_factory.mktemp('wheel')
-    for f in ('pyproject.toml', 'settings.ini', 'setup.py', 'MANIFEST.in', 'README.md', 'LICENSE'): shutil.copy(ROOT/f, at)
+    files = 'pyproject.toml', 'settings.ini', 'setup.py', 'MANIFEST.in', 'README.md', 'LICENSE'
+    for f in files: shutil.copy(ROOT/f, at)
     shutil.copytree(ROOT/'ekd_nb', at/'ekd_nb', ignore=shutil.ignore_patterns('__pycache__'))
     sdist = build('sdist', at)
     with tarfile.open(sdist) as t: t.extractall(at, filter='data')

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from compat import ROWS as COMPAT, Net, folder_dls, learner, run_row, teachers, three, trained
+from compat import ROWS as COMPAT, learner, run_row, teachers, trained
 
 SOURCES = {
     'fasterai': 'https://fasterai-labs.github.io/fasterai/tutorials/distill/losses_guide.html',
@@ -85,10 +85,8 @@ row(ONE, 'spherical features (SKD)', False, False, None, ('SKDInstanceLoss', 'SK
 # ---- how it is used
 
 HOW = 'How it is used'
-def layers():
-    l = learner(ts=[Net()], n_branches=1, hints=[('layer1', 'body.2')])
-    l.fit(1, 1e-2)
-row(HOW, 'layers of student and teacher by name', True, True, layers)
+row(HOW, 'layers of student and teacher by name', True, True,
+    compat_row('hints at named layers of teachers and student, with memo'))
 def schedule():
     from fastai.callback.schedule import SchedCos
     l = trained(loss_func=ekd(gamma=SchedCos(1., 0.)), epochs=2)
@@ -104,8 +102,20 @@ row(HOW, 'a loss of your own', True, True, lambda: logits())
 row(HOW, 'any Learner and callback of fastai', True, False, compat_row('fit one cycle'))
 row(HOW, 'experiments from a YAML file, without code', False, True, None)
 row(HOW, 'gradient accumulation', True, True, compat_row('GradientAccumulation'))
-row(HOW, 'several processes (tests/test_distributed.py, tests/test_examples.py)', True, True,
-    compat_row('worker processes'))
+def processes():
+    "The example script, started by Accelerate with two processes"
+    import accelerate   # optional
+    import os, subprocess
+    from ekd_nb.models import get_model
+    from ekd_nb.teachers import save_teacher
+    save_teacher(get_model('resnet8-w6', 10, 1), 't.safetensors')
+    root = Path(__file__).resolve().parents[1]
+    launch = [sys.executable, '-W', 'ignore', '-m', 'accelerate.commands.launch', '--multi_gpu', '--num_processes=2']
+    script = [root/'examples'/'several_processes.py', 't.safetensors', '--cpu', '--epochs', '1']
+    env = os.environ | dict(PYTHONPATH=str(root), OMP_NUM_THREADS='1')
+    r = subprocess.run(launch+script, capture_output=True, text=True, env=env)
+    assert r.stdout.startswith('2 process(es)') and Path('out/student.safetensors').is_file(), r.stderr[-300:]
+row(HOW, 'several processes, started by Accelerate', True, True, processes)
 row(HOW, 'detection, segmentation, text', False, True, None)
 row(HOW, 'pruning, sparse weights, quantisation', True, False, None)
 
@@ -120,7 +130,11 @@ row(MANY, 'teachers of different families', False, False,
 row(MANY, 'teachers with other normalisation and size', False, False,
     compat_row('teacher with other normalisation and input size (TeacherAdapter)'))
 row(MANY, 'teachers with more classes', False, False, compat_row('teacher with more classes (class map)'))
-row(MANY, 'teachers weighed by their confidence', False, False, baseline('camkd'))
+row(MANY, 'teachers of different classes, weighed by their confidence', False, False,
+    compat_row('teachers of different classes; teachers weighted by confidence'))
+row(MANY, 'confidence and hints of several teachers (CA-MKD)', False, False, baseline('camkd'))
+row(MANY, 'images without labels, where only teachers speak', False, False,
+    compat_row('UnlabeledImages: arrays, with a memo and MixUp'))
 row(MANY, 'outputs of teachers computed once', False, False, compat_row('lr_find and fine_tune with a memo'))
 row(MANY, 'fewer branches after training', False, False, compat_row('keep fewer branches'))
 row(MANY, 'branches that teach each other (ONE)', False, False, baseline('one'))
