@@ -292,6 +292,11 @@ class WarnHintsDominate(Callback):
     warned,right,counts = False,0,0
     def before_fit(self): self.warned,self.right,self.counts = False,0,0
     def before_validate(self): self.right,self.counts = 0,0
+
+    def limit(self):
+        "Share of the loss; hints that fall may be large at first"
+        return .9 if 'gamma' in self.learn.loss_func.scheduled else .5
+
     def after_pred(self):
         if self.training or not self.learn.yb or not isinstance(self.pred, Tensor) or self.pred.ndim!=2: return
         y = self.learn.yb[0].as_subclass(Tensor)
@@ -303,10 +308,10 @@ class WarnHintsDominate(Callback):
         recorder = getattr(self.learn, 'loss_term_recorder', None)
         if self.warned or recorder is None or not inside_fit(self.learn) or not isinstance(self.counts, Tensor): return
         totals,n = {k: float(v) for k,v in recorder.totals.items()},int(self.counts.sum())
-        hint,chance,acc = totals.pop('hint', 0.),int(self.counts.max())/n,int(self.right)/n
-        if hint<=sum(totals.values()) or acc>chance+2*math.sqrt(chance*(1-chance)/n): return
+        chance,acc = int(self.counts.max())/n,int(self.right)/n
+        share = totals.get('hint', 0.)/max(sum(totals.values()), 1e-12)
+        if not share or share<=self.limit() or acc>chance+2*math.sqrt(chance*(1-chance)/n): return
         self.warned = True
-        share = hint/(hint+sum(totals.values()))
         warnings.warn(f'hints were {share:.0%} of the loss in epoch {self.learn.epoch}, '
                       f'and validation accuracy ({acc:.3f}) '
                       f'is no better than chance ({chance:.3f}); lower gamma or let it fall: '

@@ -298,6 +298,13 @@ def test_no_warning_where_the_student_learns_or_hints_are_small():
     with l.no_bar(), l.no_logging(): assert not said(l)
 
 
+def test_hints_that_fall_may_be_most_of_the_loss_at_first():
+    for gamma, schedule, n in ((10., 'cosine', 0), (10., None, 1)):
+        l = learner(loss_func=EKDLoss(gamma=gamma, hint_schedule=schedule))
+        for b in l.model.branches: b.head.requires_grad_(False).weight.zero_()
+        with l.no_bar(), l.no_logging(): assert len(said(l)) == n
+
+
 # ---- schedules and checkpoints
 
 def test_schedules_resume_exactly(tmp_path):

@@ -7,8 +7,9 @@ import ekd_nb.study.reproduce as rep
 import wrong_calls
 from ekd_nb.core import EKDError
 from ekd_nb.data import load_images
+from ekd_nb.losses import EKDLoss
 from ekd_nb.study import grid
-from ekd_nb.study.methods import METHODS
+from ekd_nb.study.methods import METHODS, make_loss
 from ekd_nb.study.protocols import PRESETS, PROTOCOLS, protocol, training_rows
 from ekd_nb.study.records import load_records, read_record, save_record
 from ekd_nb.study.summary import figure_name
@@ -125,3 +126,15 @@ def test_the_whole_path_on_genuine_cifar10(tmp_path):
     assert set(r)=={'plain', 'ekd'} and r['ekd']['fingerprint']==load_images('cifar10').fingerprint
     assert .1<r['ekd']['test_accuracy']<1 and len(r['ekd']['branch_accuracy'])==3 and len(r['ekd']['teachers'])==3
     assert (tmp_path/'cifar10-quick-full.png').stat().st_size>5000
+
+
+def test_the_demonstration_is_the_default_loss_and_small_enough_for_two_minutes():
+    "Four methods, five seeds, two runs at a time; what a caller names is kept"
+    p, usual, cpu = protocol('digits', 'demo'), EKDLoss(), torch.device('cpu')
+    theirs = make_loss(p, METHODS['ekd'])
+    for k in ('alpha', 'beta', 'gamma', 'tau', 'lam', 'hint_error', 'hint_schedule', 'normalize_hints', 'branch_reduction'):
+        assert getattr(theirs, k) == getattr(usual, k), k
+    methods, seeds, n_jobs = rep._settle(p, None, None, None, cpu)
+    assert {'branched', 'kd_wide', 'ekd'} <= set(methods) and len(seeds) == 5 and n_jobs == min(2, os.cpu_count())
+    assert rep._settle(p, ['ekd'], [7], 1, cpu) == [['ekd'], [7], 1]
+    assert rep._settle(protocol('digits', 'small'), None, None, None, cpu)[1:] == [(0, 1, 2), 1]
