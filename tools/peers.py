@@ -135,6 +135,8 @@ row(MANY, 'teachers of different classes, weighed by their confidence', False, F
 row(MANY, 'confidence and hints of several teachers (CA-MKD)', False, False, baseline('camkd'))
 row(MANY, 'images without labels, where only teachers speak', False, False,
     compat_row('UnlabeledImages: arrays, with a memo and MixUp'))
+row(MANY, 'where branches and teachers disagree', False, False,
+    compat_row('BranchInterpretation, show_disagreement, get_uncertainty, drawn student'))
 row(MANY, 'outputs of teachers computed once', False, False, compat_row('lr_find and fine_tune with a memo'))
 row(MANY, 'fewer branches after training', False, False, compat_row('keep fewer branches'))
 row(MANY, 'branches that teach each other (ONE)', False, False, baseline('one'))
