@@ -225,10 +225,10 @@ class ScheduleLoss(Callback):
 
 # %% ../nbs/08_callbacks.ipynb #f6b124a4
 class NonFiniteLoss(EKDError):
-    "Training was stopped by a loss that is NaN or infinite"
+    "Training was stopped by a loss or weights that are NaN or infinite"
 
 class StopOnNonFinite(Callback):
-    "Stop with a clear error when the loss is NaN or infinite; warn of a teacher whose logits explode"
+    "Stop with a clear error when the loss or a weight is NaN or infinite; warn of a teacher whose logits explode"
     order,run_valid = 12,False   # after mixed precision has left its autocast
     def __init__(self,
         every:int=50, # batches between two looks at what a GPU has noted
@@ -247,6 +247,7 @@ class StopOnNonFinite(Callback):
 
     def after_train(self):
         self._check()
+        self._check_weights()
         for i,z in enumerate(self._teacher_logits()):
             top = z.abs().max().item()
             if top>MAX_LOGIT:
@@ -262,6 +263,21 @@ def _teacher_logits(self:StopOnNonFinite):
 @patch
 def _check(self:StopOnNonFinite):
     if self.first_bad_iter is not None and (i := int(self.first_bad_iter))>=0: self._stop(i)
+
+@patch
+def _check_weights(self:StopOnNonFinite):
+    "Once an epoch: a gradient can overflow although the loss is finite"
+    model = unwrap_model(self.learn.model)
+    statistics = [(k, b) for k,b in model.named_buffers() if k.endswith(('running_mean', 'running_var'))]
+    tensors = [*model.named_parameters(), *statistics]
+    if not tensors: return
+    finite = torch.stack([t.detach().isfinite().all() for _,t in tensors]).tolist()   # a GPU is read once
+    bad = [k for (k,_),ok in zip(tensors, finite) if not ok]
+    if not bad: return
+    which = f'{bad[0]}, {len(bad)} of {len(tensors)} tensors'
+    raise NonFiniteLoss(f'Weights are not finite after epoch {self.learn.epoch} ({which}), though the loss is: '
+                        'a gradient has overflowed; expected a lower learning rate, GradientClip, or float32; '
+                        'training has stopped, checkpoints of earlier epochs are intact')
 
 @patch
 def _stop(self:StopOnNonFinite, batch):

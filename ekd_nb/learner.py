@@ -28,6 +28,7 @@ from fastai.torch_core import get_model as unwrap_model
 from .core import EKDError, eval_mode, expect
 from .callbacks import (BranchAccuracy, BranchLogitsHook, DistillCallback, LossTermRecorder, ScheduleLoss,
                               StopOnNonFinite, WarnDeadBranch, WarnHintsDominate, loss_columns)
+from .data import exportable
 from .distributed import DistributedSync
 from .hint_layers import LayerProjections, hint_layer_cbs, noted_maps
 from .losses import as_distill_loss
@@ -55,7 +56,8 @@ def teacher_learner(
     model = create_network(arch, n_out, x.shape[1])
     check_network(model, x, n_out)
     cbs = add_default_cbs(cbs, StopOnNonFinite(), DistributedSync())
-    return Learner(dls, model, loss_func=loss_func or CrossEntropyLossFlat(), metrics=metrics, cbs=cbs, **kwargs)
+    loss_func = loss_func or CrossEntropyLossFlat()
+    return Learner(exportable(dls), model, loss_func=loss_func, metrics=metrics, cbs=cbs, **kwargs)
 
 def _multi_label(metrics):
     "The default metric for images with several labels"
@@ -238,7 +240,7 @@ def ekd_learner(
     connect(student, loss, found, dls, trunk_grad)
     cbs = ekd_callbacks(cbs, found, memo) + hint_layer_cbs(student)
     metrics = listify(_multi_label(metrics) if loss.multi_label else metrics) + ekd_columns(student, loss, cbs)
-    return Learner(dls, student, loss_func=loss, metrics=metrics, cbs=cbs, splitter=splitter, **kwargs)
+    return Learner(exportable(dls), student, loss_func=loss, metrics=metrics, cbs=cbs, splitter=splitter, **kwargs)
 
 # %% ../nbs/12_learner.ipynb #bafcd242
 @patch

@@ -6,7 +6,7 @@ Docs: https://ekd-nb.github.io/ekd_nb/recipes.html.md"""
 
 # %% auto #0
 __all__ = ['TRUSTED_MODULES', 'named_here', 'layer_spec', 'make_layer', 'builder_name', 'call_builder', 'vision_body',
-           'torchvision_recipes', 'class_recipes']
+           'torchvision_recipes', 'inner_network', 'class_recipes']
 
 # %% ../nbs/03_recipes.ipynb #1e07018c
 import inspect, sys
@@ -142,6 +142,13 @@ def torchvision_recipes(
     return sorted(found, key=lambda o: len(o[1]['replace']))
 
 # %% ../nbs/03_recipes.ipynb #17daf3eb
+def inner_network(
+    model:nn.Module, # of any class
+)->str: # None where no argument has to be a network
+    "The argument of the class that has to be a network, as for a wrapper that changes its images"
+    required = [p.name for p in inspect.signature(type(model)).parameters.values() if p.default is p.empty]
+    return next((k for k in required if isinstance(getattr(model, k, None), nn.Module)), None)
+
 def class_recipes(
     model:nn.Module, # of any class
     n_out:int, # its classes
@@ -156,6 +163,6 @@ def class_recipes(
     for p in inspect.signature(cls).parameters.values():
         if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD): continue
         v = getattr(model, p.name, shown.get(p.name, p.default))
-        if v is p.empty: return
+        if v is p.empty or p.name==inner_network(model): return
         if isinstance(v, (bool, int, float, str)): args[p.name] = v
     yield cls.__name__,dict(builder=name, args=args)

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from .core import (EKDError, add_digest, digest_matches, library_versions, same_answers, sha256_file,
                          write_atomic, write_json)
 from .models import get_model
-from .recipes import (builder_name, call_builder, class_recipes, layer_spec, make_layer, named_here,
-                            torchvision_recipes, vision_body)
+from .recipes import (builder_name, call_builder, class_recipes, inner_network, layer_spec, make_layer,
+                            named_here, torchvision_recipes, vision_body)
+from .student import BranchedStudent, branched_student
 
 # %% ../nbs/04_teacher_files.ipynb #fee15b1f
 def named_network(
@@ -49,6 +50,7 @@ def build_network(
     if 'body' in recipe:
         return nn.Sequential(vision_body(recipe['body'], info['in_channels']), make_layer(recipe['head']))
     if 'layers' in recipe: return make_layer(recipe)
+    if 'student' in recipe: return _build_student(info, **recipe['student'])
     if 'builder' in recipe: net = call_builder(recipe['builder'], recipe['args'])
     else: net = named_network(info['arch'], info['n_out'], info['in_channels'])
     for name,spec in recipe.get('replace', {}).items():
@@ -56,9 +58,13 @@ def build_network(
         setattr(net.get_submodule(parent), child, make_layer(spec))
     return net
 
+def _build_student(info, archs, split, cut, fusion, size):
+    return branched_student(archs, len(archs), info['n_out'], split, fusion, info['in_channels'], cut, size=size)
+
 # %% ../nbs/04_teacher_files.ipynb #43c948a8
 def _recipes(model, learn_arch, n_out, channels):
     "Ways to build `model` again that are worth a try: (architecture name, recipe)"
+    if isinstance(model, BranchedStudent): yield from _student_recipe(model)
     if isinstance(name := getattr(model, 'arch', None), str): yield name,{}
     cfg = getattr(model, 'pretrained_cfg', None)
     if isinstance(cfg, dict) and cfg.get('architecture'): yield cfg['architecture'],{}
@@ -68,6 +74,13 @@ def _recipes(model, learn_arch, n_out, channels):
         yield body.rpartition('.')[2],dict(body=body, head=head)
     if isinstance(model, nn.Sequential) and (spec := layer_spec(model)): yield 'Sequential',spec
     if not type(model).__module__.startswith(('torch.', 'fastai.')): yield from class_recipes(model, n_out, channels)
+
+def _student_recipe(model):
+    "The names a student was built from, at most once; none for a student of modules or functions"
+    config,size = model.config,model.image_size[-1]
+    if not config.get('arch') or callable(config.get('cut')): return
+    yield config['name'],dict(student=dict(archs=config['arch'], split=config['split'], cut=config.get('cut'),
+                                           fusion=model.fusion.name, size=size))
 
 # %% ../nbs/04_teacher_files.ipynb #4718f6fa
 def class_names(
@@ -97,13 +110,23 @@ def manifest_path(
     "Where the manifest of saved weights is"
     return Path(path).with_suffix('.json')
 
+def _first_images(dls):
+    "Images of a batch of validation, or else of training; None where there are none"
+    for dl in reversed(dls.loaders[:2]):
+        own = hasattr(dl, 'one_batch')
+        if own and not len(dl): continue
+        b = dl.one_batch() if own else next(iter(dl), None)
+        if b is not None: return b[0].as_subclass(Tensor).cpu()
+
+# %% ../nbs/04_teacher_files.ipynb #728957c3
 def _probe(model, x, learn):
     "Two images that the network takes, and its answer"
     conv = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
     cfg = getattr(model, 'pretrained_cfg', None)
     sizes = [*(cfg['input_size'][-1:] if isinstance(cfg, dict) and 'input_size' in cfg else []), 32, 64, 224, 28, 16, 8]
+    if isinstance(model, BranchedStudent): sizes = [model.image_size[-1], *sizes]
     shapes = [(c, s, s) for s in sizes for c in ([conv.in_channels] if conv is not None else [3, 1])]
-    if x is None and learn is not None: x = learn.dls.valid.one_batch()[0].as_subclass(Tensor).cpu()
+    if x is None and learn is not None: x = _first_images(learn.dls)
     for probe in [x[:2]] if x is not None else (torch.randn(2, *s) for s in shapes):
         try:
             with torch.no_grad(): z = model(probe)
@@ -111,10 +134,12 @@ def _probe(model, x, learn):
         if isinstance(z, Tensor) and z.ndim==2: return probe,z
     raise EKDError(f'x: found no images that {type(model).__name__} makes logits [B,C] of; pass x, some images as it was trained on')
 
+# %% ../nbs/04_teacher_files.ipynb #26b0d5be
 def _on_cpu(model):
     "A copy in float32, in evaluation mode"
     if any(not isinstance(v, Tensor) or v.is_quantized for v in model.state_dict().values()):
         raise EKDError(f'model: {type(model).__name__} is quantised, expected it as it was before')
+    if isinstance(model, BranchedStudent): model = model.keep(model.n_branches)   # without the projections of its hints
     try: return copy.deepcopy(model).cpu().float().eval()
     except (RuntimeError, TypeError) as e:
         raise EKDError(f'model: {type(model).__name__} cannot be copied ({str(e).splitlines()[0]})') from None
@@ -132,6 +157,7 @@ def _rebuilds(net, info, sd, x):
     except EKDError as e: return str(e)
     return ''
 
+# %% ../nbs/04_teacher_files.ipynb #c850a84b
 def _find_recipe(net, info, sd, x, ways):
     "The first way that works: `info` with it, or an error with what went wrong"
     reasons = []
@@ -141,7 +167,11 @@ def _find_recipe(net, info, sd, x, ways):
         reasons.append(why)
     if reasons:
         raise EKDError(f'arch: {reasons[0]}, expected the name of the network that is saved, or its builder (pass builder=, builder_args=)')
-    raise EKDError(f'arch: {type(net).__name__} has no architecture name, pass one of MODELS or timm, '
+    name = type(net).__name__
+    if isinstance(net, BranchedStudent):
+        raise EKDError('model: this student was built from networks without names; save it with save_student, '
+                       'and pass the student that load_student returns')
+    raise EKDError(f'arch: {name} has no architecture name, pass one of MODELS or timm, '
                    'or builder=, a function of a module that makes the network')
 
 # %% ../nbs/04_teacher_files.ipynb #0dc0bdcb
@@ -161,6 +191,7 @@ def save_teacher(
     learn = model if hasattr(model, 'dls') and hasattr(model, 'model') else None
     path,model = Path(path),model if learn is None else learn.model
     _check_target(model, path, accuracy)
+    if builder is None: _refuse_wrapper(model)
     with no_random():   # nothing here changes the random numbers of a run
         net = _on_cpu(model)
         sd = {k: v.detach().clone().contiguous() for k,v in net.state_dict().items()}
@@ -191,6 +222,14 @@ def _check_target(model, path, accuracy):
     if accuracy is not None and not 0<=accuracy<=1: raise EKDError(f'accuracy: got {accuracy}, expected a share in [0, 1]')
     if path.suffix!='.safetensors': raise EKDError(f"path: got {path.name!r}, expected a name that ends in '.safetensors'")
 
+def _refuse_wrapper(model):
+    "Refuse a network around another one, as a `TeacherAdapter` is: no recipe describes it"
+    inner = None if isinstance(model, BranchedStudent) else inner_network(model)
+    if inner:
+        raise EKDError(f'model: {type(model).__name__} wraps another network; expected that one, its .{inner}, '
+                       'to be wrapped again once it is loaded')
+
+# %% ../nbs/04_teacher_files.ipynb #60d32500
 def _channels(net, x):
     conv = next((m for m in net.modules() if isinstance(m, nn.Conv2d)), None)
     return x.shape[1] if conv is None else conv.in_channels

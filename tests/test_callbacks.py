@@ -99,6 +99,20 @@ def test_non_finite_loss_names_epoch_and_batch(tmp_path, value):
     assert s['epoch'] == 0 and all(v.isfinite().all() for v in s['model'].values())
 
 
+@pytest.mark.parametrize('where', ['weight', 'statistics'])
+def test_weights_that_are_not_finite_are_noticed(tmp_path, where):
+    "The loss of every batch is finite: only what is left after the epoch tells"
+    class Overflow(Callback):
+        def after_batch(self):
+            if not self.training or (self.epoch, self.iter) != (1, self.n_iter-1): return
+            norm = next(m for m in self.learn.model.trunk.modules() if isinstance(m, torch.nn.BatchNorm2d))
+            if where == 'weight': norm.weight.data[0] = float('inf')
+            else: norm.running_var[0] = float('nan')
+    l = learner(cbs=[Overflow(), Checkpoint(tmp_path)])
+    with pytest.raises(NonFiniteLoss, match='Weights are not finite after epoch 1 .*1 of .*expected a lower learning rate'): fit(l, 3)
+    assert len(l.checkpoint.files()) == 1
+
+
 def test_stop_leaves_autocast():
     from fastai.callback.fp16 import MixedPrecision
     l = learner(cbs=MixedPrecision())

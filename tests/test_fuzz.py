@@ -23,6 +23,8 @@ TRAINED = [
     dict(precision='bf16', loss='hints, cosine', export='keep', fusion='gate', split='1'),
     dict(data='arrays, Rotate', loss='dkd', branches='1', export='fused'),
     dict(student='finished student, grouped', export='onnx'),
+    dict(data='torch', memo='None', export='learner', teachers=['file of a student']),
+    dict(data='arrays, a function as after_batch', export='learner'),
 ]
 REFUSED = [
     (dict(data='!torch, NaN images'), 'not finite'),

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest, torch
 import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
-from compat import SMALL, Net, data, dls, learner, teachers, trained
+from compat import SMALL, Net, data, dls, learner, teachers, torch_loaders, trained
 from fastai.learner import Learner, load_learner
 from ekd_nb.core import EKDError
 from ekd_nb.data import image_dls, stratified_subset
@@ -289,3 +289,30 @@ def test_the_default_goes_on_without_hints_where_teachers_have_no_features():
     with pytest.raises(EKDError, match='feature_grid=0 gives no features'):
         learner(ts=teacher, loss_func=EKDLoss(gamma=1.))
     assert learner(loss_func=EKDLoss()).loss_func.gamma == 10
+
+
+# ---- plain PyTorch loaders
+
+@pytest.mark.parametrize('make', [learner, lambda d: teacher_learner(d, SMALL, n_out=10)], ids=['student', 'teacher'])
+def test_a_learner_on_plain_loaders_is_exported(make, tmp_path):
+    from torch.utils.data import DataLoader, TensorDataset
+    d = torch_loaders()
+    d.c = 10
+    l = make(d)
+    l.path = tmp_path
+    with l.no_bar(), l.no_logging(): l.fit(1, 1e-2)
+    l.export('l.pkl')
+    assert len(l.dls.train)==len(d.train) and l.dls.train is d.train   # as it was
+    new = DataLoader(TensorDataset(torch.randn(12, 1, 8, 8), torch.arange(12)%10), batch_size=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        again = load_learner(tmp_path/'l.pkl')
+    assert len(again.dls.train)==0 and again.dls.c==10
+    for o in (l, again): o.no_bar().__enter__()
+    assert torch.equal(again.get_preds(dl=new)[0], l.get_preds(dl=new)[0])
+    again.path = tmp_path
+    again.export('again.pkl')
+
+
+def test_no_memo_is_no_memo():
+    assert not learner(memo=None).distill.memo

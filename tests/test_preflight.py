@@ -47,6 +47,18 @@ def test_one_batch_is_drawn_and_each_teacher_runs_once_on_eight_images():
     assert [t.seen for t in l.distill.teachers.models] == [[8]+[16]*4]*2
 
 
+def test_a_cache_costs_four_images_more():
+    "Whole and half batches are compared; the whole one is already known"
+    l = ekd_learner(dls(n_views=1), SMALL, [Counted(t) for t in teachers()], judge=False, memo=True, loss_func=EKDLoss(gamma=1.))
+    assert [t.seen for t in l.distill.teachers.models] == [[8, 4]]*2
+
+
+def test_accuracy_is_measured_on_at_most_512_images():
+    d = DataLoaders(loader(64, batch_size=16), loader(600, batch_size=200))
+    l = ekd_learner(d, SMALL, [Counted(Net())], n_out=10, loss_func=EKDLoss(gamma=1.))
+    assert l.distill.teachers.models[0].seen == [8, 200, 200, 112, 4]
+
+
 def test_the_student_runs_once_on_eight_images():
     from ekd_nb.student import branched_student
     s = branched_student(SMALL, 2, 10, in_channels=1, size=8)

@@ -1,15 +1,17 @@
 "A student computes what the network named computes, keeps its weights, and is saved under a name that builds it"
-import sys
+import json, os, sys
 from pathlib import Path
 
 import pytest, torch
 import torch.nn.functional as F
 import torchvision.models as tv
 from torch import nn
-from ekd_nb.core import EKDError, output_distance
+from ekd_nb.core import EKDError, digest_matches, output_distance
 from ekd_nb.cut import create_network, split_stages
 from ekd_nb.deploy import EXPORTERS, export_student, load_student, save_student
 from ekd_nb.fold import fold_batchnorm
+from ekd_nb.learner import ekd_learner
+from ekd_nb.losses import EKDLoss
 from ekd_nb.models import count_flops, count_params, get_model
 from ekd_nb.student import BranchedStudent, MAX_COST, branched_student
 
@@ -88,6 +90,21 @@ class Twin(nn.Module):
     def __init__(self):
         super().__init__(); self.a, self.l, self.r = nn.Conv2d(3, 4, 3), nn.Linear(4, 4), nn.Linear(4, 4)
     def forward(self, x): f = self.a(x).mean((2, 3)); return (self.l(f)+self.r(f))/2
+
+
+@pytest.mark.parametrize('path', sorted((Path(__file__).parents[1]/'results'/'students').glob('*.json')), ids=lambda p: p.stem)
+def test_record_of_timm_students(path):
+    r = json.loads(path.read_text())
+    assert digest_matches(r) and not r['dirty'] and len({o['name'] for o in r['rows']}) >= 48
+    assert sum(o['end'] == 'trained' for o in r['rows']) >= 40
+    assert all(o['end'] == 'trained' or (o['end'] == 'refused' and '\n' not in o['sentence']) for o in r['rows'])
+
+
+def test_a_row_of_timm_students():
+    got = timm_students.row('resnet10t')
+    assert got['end'] == 'trained' and 0 < got['shared'] < got['stages'] and got['learn'] == got['tensors']
+    got = timm_students.row('no_such_network')
+    assert got['end'] == 'refused' and 'no_such_network' in got['sentence']
 
 
 def test_functions_between_layers_are_not_lost():
@@ -176,6 +193,27 @@ def test_fine_tune_trains_what_is_new():
     heads = branched_student(tv.resnet18(num_classes=4), 2, 4, split='heads')
     trunk, new = heads.param_groups()
     assert {id(p) for p in new} == {id(p) for b in heads.branches for p in b.parameters()}
+
+
+@pytest.mark.skipif(not os.environ.get('EKD_DATA'), reason='needs the real CIFAR: EKD_DATA is not set')
+@pytest.mark.parametrize('split, new', [('heads', ['branches.']), ('layer3', ['head.', 'projections.'])])
+def test_fine_tune_on_images_of_cifar(split, new):
+    "First what is new learns, then everything"
+    from fastai.callback.core import Callback
+    from ekd_nb.data import image_dls, load_images, stratified_subset
+    data = load_images('cifar10', os.environ['EKD_DATA'])
+    d = image_dls(data, stratified_subset(data.y_train, n_per_class=2), bs=10, n_views=1, device='cpu')
+    net = tv.resnet18(num_classes=1000)   # stands for a pretrained network
+    l = ekd_learner(d, net, [tv.resnet18(num_classes=10)], n_branches=2, split=split, judge=False, loss_func=EKDLoss(gamma=1.))
+    moved,before = [],{k: p.detach().clone() for k, p in l.model.named_parameters() if p.ndim > 1}
+    class Watch(Callback):
+        def after_fit(self):
+            now = dict(self.learn.model.named_parameters())
+            moved.append({k for k, p in before.items() if not torch.equal(p, now[k])})
+            before.update({k: now[k].detach().clone() for k in before})
+    with l.no_bar(), l.no_logging(): l.fine_tune(1, 1e-2, cbs=Watch())
+    assert moved[0] and all(any(part in k for part in new) for k in moved[0])
+    assert moved[1] == set(before)
 
 
 # ---- folding

@@ -6,12 +6,13 @@ import pytest, torch
 import torch.nn.functional as F
 from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
-from compat import SMALL, Net, dls
+from compat import SMALL, Net, dls, learner as learner_of, torch_loaders
 from ekd_nb.core import EKDError, digest_matches, add_digest, write_atomic
 from ekd_nb.models import get_model
 from ekd_nb.features import find_features, forward_with_features
 from ekd_nb.judge import class_map
 from ekd_nb.recipes import named_here
+from ekd_nb.student import branched_student
 from ekd_nb.teachers import TeacherAdapter, TeacherEnsemble, as_teacher, load_teacher, read_manifest, save_teacher
 
 
@@ -364,6 +365,46 @@ def test_own_builder(tmp_path):
         load_teacher(tmp_path/'t.safetensors')
     assert torch.allclose(load_teacher(tmp_path/'t.safetensors', builder=make_net)(x), net(x))
     assert man['build']['builder'].endswith('test_teachers.make_net')
+
+
+@pytest.mark.parametrize('kw', [dict(split='heads'), dict(split=1, fusion='gate'), dict(arch=['resnet8-w4', 'resnet14-w4'])], ids=str)
+def test_a_student_is_saved_as_a_teacher(tmp_path, kw):
+    s = branched_student(**dict(arch='resnet8-w4', n_branches=2, n_out=3, size=16) | kw)
+    s.projections = nn.ModuleList([nn.Conv2d(4, 4, 1)]*2)   # of its own training
+    man = round_trip(s, tmp_path, torch.randn(4, 3, 16, 16))
+    x = torch.randn(5, 3, 16, 16)
+    assert torch.allclose(TeacherEnsemble([tmp_path/'t.safetensors'])(x).logits[0], s.eval()(x), atol=1e-5)
+    assert man['n_out'] == 3 and len(man['build']['student']['archs']) == 2
+
+
+def test_a_distilled_learner_on_plain_loaders_is_saved_as_a_teacher(tmp_path):
+    l = learner_of(torch_loaders())
+    path = save_teacher(l, tmp_path/'t.safetensors')
+    x = torch.randn(3, 1, 8, 8)
+    assert torch.allclose(load_teacher(path)(x), l.model.eval()(x), atol=1e-5)
+
+
+def test_what_wraps_another_network_is_not_saved(tmp_path):
+    net = get_model(SMALL, 10)
+    for made in (TeacherAdapter(net, channels=3), TeacherAdapter(Net(10, 3), size=20)):
+        with pytest.raises(EKDError, match=r'TeacherAdapter wraps another network; expected that one, its .model'):
+            save_teacher(made, tmp_path/'t.safetensors')
+    with pytest.raises(EKDError, match='save it with save_student'):
+        save_teacher(branched_student(Net(10, 3), 2, 10), tmp_path/'t.safetensors')
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_network_in_an_adapter_is_saved_with_its_normalisation(tmp_path, capsys):
+    "The file does what the adapter did: its `stats` tell the next run to adapt"
+    adapter = TeacherAdapter(get_model(SMALL, 10, 1), data_stats=([.25], [.5]), teacher_stats=([.5], [.25]))
+    path = save_teacher(adapter.model, tmp_path/'t.safetensors', stats=([.5], [.25]))
+    d = dls()
+    mean, std = d.train.dataset.normalize.mean.flatten(), d.train.dataset.normalize.std.flatten()
+    again = TeacherEnsemble([path]).match(d)
+    x = torch.randn(4, 1, 8, 8)
+    want = adapter.model((x*std+mean-.5)/.25)
+    assert 'normalised in another way: adapted' in capsys.readouterr().out
+    assert torch.allclose(again(x).logits[0], want, atol=1e-4)
 
 
 def test_a_file_cannot_name_any_function(tmp_path):

@@ -56,7 +56,6 @@ def draw(seed, i):
     case['teachers'] = [pick(rng, parts.TEACHERS) for _ in range(rng.choice([1, 2, 2, 3]))]
     if rng.random()<.1: case['teachers'] = pick(rng, parts.TEACHER_SETS)
     case['export'] = rng.choices(EXPORTS, [4, 4, 3, 3, 3, 3, 2, 1, 1])[0]
-    if 'torch' in case['data'] and case['export']=='learner': case['export'] = 'save_student'   # fastai cannot
     return fitting(case) if rng.random()<.9 else case
 
 
@@ -247,8 +246,8 @@ def main(args=None):
     ends = {end: [(c, text) for c,e,text in results if e==end] for end in ('trained', 'refused', 'fault')}
     print(', '.join(f'{len(v)} {k}' for k,v in ends.items()))
     a.out.mkdir(parents=True, exist_ok=True)
-    write_json(a.out/f'n{len(results)}-s{a.seed}.json', add_digest(dict(
-        schema=1, **where, seconds=round(time.perf_counter()-start, 1), seed=a.seed, n=len(results),
+    write_json(a.out/f'n{len(results)}-s{a.seed}{f"-from{a.start}"*(a.start>0)}.json', add_digest(dict(
+        schema=1, **where, seconds=round(time.perf_counter()-start, 1), seed=a.seed, start=a.start, n=len(results),
         trained=len(ends['trained']),
         refused=counted(text for _,text in ends['refused']), other=[dict(c, what=text) for c,text in ends['fault']],
         exported=dict(Counter(c['export'] for c,text in ends['trained'] if not text)),

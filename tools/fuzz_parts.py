@@ -98,6 +98,16 @@ def with_tfms(c, *tfms, **kw):
     return d
 
 
+def function_of_a_batch(c):
+    "Our loaders with a function in place of the pipeline of training batches"
+    d = image_dls(c.arrays, bs=c.bs)
+    d.train.after_batch = half
+    return d
+
+
+def half(b): return b[0].float()*2-1,b[1]
+
+
 def other_channels(c):
     "Images of two channels"
     c.channels = 2
@@ -114,6 +124,7 @@ DATA = {
     'arrays, channels last': lambda c: image_dls(c.arrays, bs=c.bs, channels_last=True, n_views=2),
     'arrays, Rotate': lambda c: with_tfms(c, Rotate(p=1.)),
     'arrays, RandomErasing': lambda c: with_tfms(c, RandomErasing(p=1.), n_views=1),
+    'arrays, a function as after_batch': function_of_a_batch,
     'folder': folder,
     'folder, grey': lambda c: folder(c, bw=True),
     'folder, transforms': lambda c: folder(c, batch_tfms=[*aug_transforms(size=c.size), HALF]),
@@ -200,6 +211,7 @@ TEACHERS = {
     'flattens': lambda c: NoPool(c),
     'Learner': lambda c: teacher_learner(c.dls, 'resnet8-w4', n_out=c.classes),
     'file': file,
+    'file of a student': lambda c: save_teacher(finished(c), c.folder/'s.safetensors'),
     'adapter': lambda c: adapter(c) if c.channels!=2 else c.net(),
     'adapter, size': lambda c: adapter(c, size=20) if c.channels!=2 else c.net(),
     'timm resnet': lambda c: c.timm('resnet'),
@@ -398,7 +410,7 @@ CALLBACKS = {
 }
 MEMOS = {
     'off': lambda c: False, 'on': lambda c: True,
-    '!text': lambda c: 'yes', '!a number': lambda c: 7, '?None': lambda c: None,
+    'None': lambda c: None, '!text': lambda c: 'yes', '!a number': lambda c: 7,
 }
 PRECISIONS = {'float32': lambda c: [], ' float32': lambda c: [], 'bf16': lambda c: [BF16Callback()]}
 FITS = {

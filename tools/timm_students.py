@@ -1,15 +1,21 @@
 """Which networks of timm can be students: make one with two branches, train a step, and print a table.
 
-    python tools/timm_students.py [name ...]"""
+    python tools/timm_students.py [--record] [name ...]
+
+With `--record` the table is written to results/students."""
 import sys
 import warnings
+from pathlib import Path
 
 import torch
 from torch import nn
 
-from ekd_nb.core import EKDError
-from ekd_nb.cut import create_network
+from ekd_nb.core import EKDError, add_digest, write_json
+from ekd_nb.models import count_params
 from ekd_nb.student import branched_student
+from ekd_nb.study.records import provenance
+
+OUT = Path(__file__).resolve().parents[1]/'results'/'students'
 
 # a small network of each family
 NAMES = '''resnet10t resnetv2_18 seresnet18 skresnet18 resnest14d res2net50_14w_8s densenet121 dpn48b rexnet_100
@@ -40,21 +46,33 @@ def try_student(name, n_branches=2, split=None):
 
 
 def row(name):
-    "One line: what came of it"
+    "What came of it: `end` is 'trained', 'refused' (with the sentence) or 'error'"
     try: s, learn, n = try_student(name)
-    except EKDError as e: return f'refused: {e}'
-    except Exception as e: return f'ERROR: {type(e).__name__}: {e}'
+    except EKDError as e: return dict(name=name, end='refused', sentence=str(e))
+    except Exception as e: return dict(name=name, end='error', sentence=f'{type(e).__name__}: {e}')
     stages = [*s.trunk._modules, *s.branches[0].body._modules]
-    return f'trained, {len(s.trunk)} of {len(stages)} stages shared, {learn} of {n} tensors learn'
+    return dict(name=name, end='trained', parameters=count_params(s), shared=len(s.trunk), stages=len(stages), learn=learn, tensors=n)
 
 
-def main(names):
+def text(r):
+    "One line of the table"
+    if r['end'] != 'trained': return f"| `{r['name']}` | {r['end']}: {r['sentence'][:200]} |"
+    return f"| `{r['name']}` | trained, {r['shared']} of {r['stages']} stages shared, {r['learn']} of {r['tensors']} tensors learn |"
+
+
+def main(names, record):
     warnings.simplefilter('ignore')
-    rows = {}
+    where, rows = provenance('cpu'), []
     for n in names or NAMES:
-        rows[n] = row(n)
-        print(f'| `{n}` | {rows[n][:200]} |', flush=True)
-    print(f"{sum(r.startswith('trained') for r in rows.values())} of {len(rows)} trained")
+        rows.append(row(n))
+        print(text(rows[-1]), flush=True)
+    trained = sum(r['end'] == 'trained' for r in rows)
+    print(f'{trained} of {len(rows)} trained')
+    if not record: return
+    import timm
+    OUT.mkdir(parents=True, exist_ok=True)
+    write_json(OUT/f'timm-n{len(rows)}.json', add_digest(dict(
+        schema=1, **where, timm=timm.__version__, branches=2, classes=4, trained=trained, rows=rows)))
 
 
-if __name__ == '__main__': main(sys.argv[1:])
+if __name__ == '__main__': main([a for a in sys.argv[1:] if a != '--record'], '--record' in sys.argv)
