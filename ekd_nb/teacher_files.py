@@ -58,6 +58,7 @@ def build_network(
         setattr(net.get_submodule(parent), child, make_layer(spec))
     return net
 
+# %% ../nbs/04_teacher_files.ipynb #4ea833a3
 def _build_student(info, archs, split, cut, fusion, size):
     return branched_student(archs, len(archs), info['n_out'], split, fusion, info['in_channels'], cut, size=size)
 
