@@ -107,7 +107,7 @@ def table_markdown(rows):
 def escaped(text):
     "Text of a cell of a table so that markdown takes nothing in it for markup, but for `code`"
     parts = re.split(r'(`[^`]+`)', text)
-    return ''.join(p.replace('|', r'\|') if i % 2 else re.sub(r'([\\`*_|<>$@^~\[\]#])', r'\\\1', p)
+    return ''.join(p.replace('|', r'\|') if i % 2 else re.sub(r'([\\`*_|<>$@^~#])', r'\\\1', p)
                    for i, p in enumerate(parts)) or ' '
 
 

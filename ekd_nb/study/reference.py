@@ -85,7 +85,7 @@ def arguments(
 def _plain(text):
     "Text of a cell in which markdown takes nothing for markup but `code`"
     parts = re.split(r'(`[^`]+`)', text)
-    return ''.join(p.replace('|', '\\|') if i%2 else re.sub(r'([\\*_|<>$@^~\[\]])', r'\\\1', p)
+    return ''.join(p.replace('|', '\\|') if i%2 else re.sub(r'([\\*_|<>$@^~])', r'\\\1', p)
                    for i,p in enumerate(parts))
 
 def _code(text): return f'`{text}`'.replace('|', '\\|') if text else ''

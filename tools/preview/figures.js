@@ -19,10 +19,13 @@
     if (solid && dark && lum(corners[0]) > .5) bad.push(`picture ${name} is a white slab on a dark page`)
     if (solid) continue
     const grey = new Map()   // opaque greys, of which writing and axes are drawn
+    let opaque = 0
     for (let k = 0; k < d.length; k += 4) {
-      if (d[k + 3] < 250 || Math.max(d[k], d[k + 1], d[k + 2]) - Math.min(d[k], d[k + 1], d[k + 2]) > 12) continue
+      opaque += d[k + 3] >= 250
+      if (d[k + 3] < 250 || d[k] > 235 || Math.max(d[k], d[k + 1], d[k + 2]) - Math.min(d[k], d[k + 1], d[k + 2]) > 12) continue
       grey.set(d[k], (grey.get(d[k]) || 0) + 1)
     }
+    if (opaque > .2*c.width*c.height) continue   // photographs, or areas of colour: no ink
     const [ink, n] = [...grey].sort((a, b) => b[1] - a[1])[0] || [0, 0]
     if (n > .002*c.width*c.height && ratio([ink, ink, ink], paper) < 4) bad.push(`ink of picture ${name} has a contrast of ${ratio([ink, ink, ink], paper).toFixed(1)}`)
   }
