@@ -53,7 +53,9 @@ def result_sentence(
         return 'A smoke test, not a result: it shows that everything runs, and nothing about accuracy.'
     ours,other = _first((DEFAULT_METHOD, 'ekd_light'), done),_first(_LABELS_ONLY, done)
     if not ours or not other: return 'Without EKD and a student that learns from labels there is nothing to compare.'
-    return difference_sentence(records, ours, {other: _LABELS_ONLY[other]}, label(ours))
+    others = {other: _LABELS_ONLY[other]}
+    if 'kd_wide' in done: others['kd_wide'] = 'a plain network of its size with KD'
+    return difference_sentence(records, ours, others, label(ours))
 
 # %% ../../nbs/study/12_summary.ipynb #751f1a2e
 def figure_name(
