@@ -7,7 +7,7 @@ PY    := $(BIN)/python
 PYTHON ?= python3
 ARGS  ?=
 
-.PHONY: help reproduce test check notebooks results pages readme preview docs benchmark faults fuzz distributed versions lock clean
+.PHONY: help reproduce test verify check notebooks results pages readme preview docs benchmark faults fuzz distributed versions lock clean
 
 help:            ## list these words
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -81,6 +81,9 @@ SEED ?= 0
 
 fuzz: $(VENV)/.installed-dev         ## train N=500 random combinations: each works or is refused with one sentence (a record in results/fuzz)
 	OMP_NUM_THREADS=1 $(PY) -W ignore tools/fuzz.py --n $(N) --seed $(SEED) $(ARGS)
+
+verify: $(VENV)/.installed           ## train one run of each main method again and compare it with its record, digit by digit (CIFAR-10; an hour on a core)
+	OMP_NUM_THREADS=1 $(PY) -W ignore tools/verify.py --data $(DATA) --preset $(PRESET) --teacher-data full --work .work $(ARGS)
 
 distributed: $(VENV)/.installed-dev  ## train with one and with two processes, record how far apart they are
 	OMP_NUM_THREADS=1 $(PY) -W ignore tools/two_processes.py --record

@@ -1,5 +1,5 @@
 "The script for a short time on a GPU: rehearsed on the CPU with digits"
-import importlib.util, json, subprocess, sys
+import importlib.util, json, subprocess, sys, tarfile
 from pathlib import Path
 import pytest, torch
 from ekd_nb.arrays import load_images
@@ -32,6 +32,22 @@ def test_rehearsal_writes_teachers_and_goes_on_where_it_stopped(tmp_path):
     out = rehearse()
     assert 'digits wrn_10_1: epoch' not in out and 'digits resnet8-w4: epoch 1/1' in out
     assert (tmp_path/'digits-wrn_10_1.json').read_bytes() == before
+
+
+def test_students_write_records_and_go_on_where_they_stopped(tmp_path):
+    "The plan of protocol `full`, on digits: two runs, then two others; everything is packed"
+    def rehearse():
+        folders = [f'--{k}={tmp_path/v}' for k, v in (('out', 'out'), ('work-dir', 'work'), ('pack-dir', 'pack'))]
+        command = [sys.executable, '-W', 'ignore', SCRIPT, 'students', '--tiny', '--most=2', '--workers=1', '--profile-s=.2']
+        return subprocess.run(command+folders, capture_output=True, text=True, check=True).stdout
+    (tmp_path/'pack').mkdir()
+    first, second = rehearse(), rehearse()
+    assert '2 test runs, 0 choices, 0 failed' in first and '4 test runs, 0 choices, 0 failed' in second
+    assert 'images/s' in first and 'no CUDA graph' not in first
+    records = [json.loads(f.read_text()) for f in (tmp_path/'out/runs').glob('*.json')]
+    assert {r['engine'] for r in records} == {'fixed'} and len({r['method'] for r in records}) == 4
+    with tarfile.open(tmp_path/'pack/records.tgz') as tar: assert len(tar.getnames()) == 4
+    assert {p.name for p in (tmp_path/'pack').iterdir()} == {'records.tgz', 'logits-digits.tar', 'profile.json'}
 
 
 def test_an_epoch_draws_each_row_once_and_whole_batches():

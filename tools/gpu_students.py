@@ -45,8 +45,8 @@ def add_tiny():
     "A protocol `full` of digits: the same way in seconds"
     full = protocol('cifar10', 'full')
     same = {k: getattr(full, k) for k in ('tau', 'alpha', 'beta', 'gamma', 'lam', 'hint_error', 'hint_schedule')}
-    PROTOCOLS['digits', 'full'] = replace(protocol('digits'), preset='full', per_class=None, teachers=('resnet8-w8', 'wrn_10_1'),
-                                          epochs=2, teacher_epochs=1, n_views=2, hint_cells=2, bs=128, **same)
+    small = dict(teachers=('resnet8-w8', 'wrn_10_1'), epochs=2, teacher_epochs=1, n_views=2, hint_cells=2, bs=128)
+    PROTOCOLS['digits', 'full'] = replace(protocol('digits'), preset='full', per_class=None, **small, **same)
 
 
 def setup(tiny):
@@ -126,8 +126,9 @@ def timed(step, batches, seconds):
 
 class Jobs:
     "What is to be run, in the order of the plan"
-    def __init__(self, names, config, have, deadline):
-        self.names, self.config, self.have, self.deadline = names, config, have, deadline
+    def __init__(self, names, config, have, deadline, most=None):
+        self.names, self.config, self.have = names, config, have
+        self.deadline, self.most = deadline, most
         self.begun, self.cost = set(), {}
 
     def records(self):
@@ -144,6 +145,7 @@ class Jobs:
 
     def next(self):
         "A job that nobody has begun and that would end in time, or None"
+        if len(self.begun) == self.most: return None
         records = self.records()
         for jobs in self.waves(records):
             for j in jobs:
@@ -211,6 +213,7 @@ def main(
     threads:int=2,               # of each, for what the CPU does
     deadline:float=540,          # seconds after its start at which the script has ended
     profile_s:float=20,          # seconds for measuring the speed; 0: not at all
+    most:int=None,               # runs, at most
     graph:bool=False,            # a step as one CUDA graph?
     tiny:bool=False              # rehearse with digits
 ):
@@ -235,7 +238,8 @@ def main(
     if pack_dir: write_json(Path(pack_dir)/'profile.json', about)
     prepared.ready = None
     if device == 'cuda': torch.cuda.empty_cache()
-    failed = serve(Jobs(names, config, have, deadline), workers, config, paths, o)
+    failed = serve(Jobs(names, config, have, deadline, most), workers, config, paths, o)
     pack(Path(out), pack_dir)
-    log(f'{len(load_records(Path(out)/"runs"))} test runs, {len(load_records(Path(out)/"choices"))} choices, {failed} failed')
+    n = {f: len(load_records(Path(out)/f)) for f in ('runs', 'choices')}
+    log(f'{n["runs"]} test runs, {n["choices"]} choices, {failed} failed')
     os._exit(int(bool(failed)))

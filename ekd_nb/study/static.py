@@ -43,20 +43,33 @@ class StaticStep:
     ):
         self.learn,self.model,self.loss = learn,learn.model,learn.loss_func
         self.dl,self.device = learn.dls.train,torch.device(learn.dls.device)
-        self.autocast = partial(torch.autocast, self.device.type, torch.bfloat16, precision=='bfloat16', cache_enabled=False)
+        half = dict(dtype=torch.bfloat16, enabled=precision=='bfloat16', cache_enabled=False)
+        self.autocast,self.graph,self.buffer = partial(torch.autocast, self.device.type, **half),None,None
         expect(not self.loss.schedules, 'loss_func', list(self.loss.schedules), 'no schedules but that of the hints')
-        ds = self.dl.dataset
-        self.store,self.views,self.norm = ds.store.to(self.device),ds.views,ds.normalize
-        self.norm.mean,self.norm.std = (o.to(self.device) for o in (self.norm.mean, self.norm.std))
-        distill = getattr(learn, 'distill', None)
-        self.teachers,self.memo = (distill.teachers.to(self.device), distill.memo or None) if distill else (None, None)
-        if self.memo is not None:
-            filled,device = self.memo.fill_ratio,self.memo.device.type
-            expect(filled==1 and device==self.device.type, 'memo', f'{filled:.0%} filled, on {device}', f'all of it on {self.device.type}')
-        self.graph,self.buffer = None,None
+        self._take_data()
+        self._take_teachers()
         self.hint_scale,self.smooth = (torch.zeros((), device=self.device) for _ in range(2))
         self.sums = {k: torch.zeros((), device=self.device) for k in self.loss.term_names}
         if 'gamma' in self.loss.scheduled: self.loss.hint_scale = self.hint_scale
+
+# %% ../../nbs/study/04_static.ipynb #eaa98b20
+@patch
+def _take_data(self:StaticStep):
+    "Images, labels and their normalisation on the device"
+    ds = self.dl.dataset
+    self.store,self.views,self.norm = ds.store.to(self.device),ds.views,ds.normalize
+    self.norm.mean,self.norm.std = (o.to(self.device) for o in (self.norm.mean, self.norm.std))
+
+@patch
+def _take_teachers(self:StaticStep):
+    "The teachers, and their cache if there is one"
+    distill = getattr(self.learn, 'distill', None)
+    self.teachers = distill.teachers.to(self.device) if distill else None
+    self.memo = (distill.memo or None) if distill else None
+    if self.memo is None: return
+    filled,device = self.memo.fill_ratio,self.memo.device.type
+    right = filled==1 and device==self.device.type
+    expect(right, 'memo', f'{filled:.0%} filled, on {device}', f'all of it on {self.device.type}')
 
 # %% ../../nbs/study/04_static.ipynb #9e72bb42
 @patch
@@ -77,6 +90,7 @@ def compute(self:StaticStep,
     self.smooth.lerp_(loss.detach(), .02)
     for k,v in self.loss.recent_terms[-1].items(): self.sums[k] += v.sum()
 
+# %% ../../nbs/study/04_static.ipynb #de266e0f
 @patch
 def clear_grads(self:StaticStep):
     "Zeros in place: the graph knows where the gradients are"
@@ -119,6 +133,7 @@ def record(self:StaticStep, drawn):
     self.graph = graph
     return self.check(drawn),eager
 
+# %% ../../nbs/study/04_static.ipynb #352cca65
 @patch
 def capture(self:StaticStep,
     drawn:Tensor, # a whole batch
@@ -157,7 +172,8 @@ def _columns(step, smooth):
     "A row of the Recorder after an epoch: smoothed loss, validation loss, then the metrics by name"
     learn,names = step.learn,[m.name for m in step.learn.metrics]
     n = sum(len(b[0]) for b in step.batches)
-    known = {k: v.item()/n for k,v in step.sums.items()} | {k: float(step.loss.number_now(k)) for k in step.loss.scheduled}
+    known = {k: v.item()/n for k,v in step.sums.items()}
+    known |= {k: float(step.loss.number_now(k)) for k in step.loss.scheduled}
     z,y,branches = get_logits(step.model, learn.dls.valid)
     known |= dict(accuracy=accuracy_score(z, y))
     if branches is not None: known |= {f'branch_{i}': accuracy_score(b, y) for i,b in enumerate(branches)}
@@ -175,6 +191,7 @@ def _one_epoch(step, opt, funcs, epoch, epochs):
         opt.step()
     step.dl.set_epoch(step.dl.epoch+1)
 
+# %% ../../nbs/study/04_static.ipynb #b5ae52dd
 def fit_static(
     learn, # made with `learner_kwargs`
     p:Protocol,

@@ -12,6 +12,7 @@ __all__ = ['SETTINGS', 'MIN_STEPS', 'SEPARATE_HINTS', 'OTHER_PRESETS', 'COLUMNS'
 
 # %% ../../nbs/study/08_tables.ipynb #c72f7130
 from collections import Counter
+from dataclasses import replace
 from fastcore.basics import listify
 from ..core import EKDError
 from .methods import METHODS, DEFAULT_METHOD, relevant_fields, method
@@ -27,10 +28,11 @@ SETTINGS = {'full': 'teachers that saw all training images', 'same': 'teachers t
 def is_current(
     r:dict # a record
 ) -> bool:
-    "Was this record made under the protocol that its name has today?"
+    "Was this record made under the protocol of its name? A method's own weight, if it was chosen, and its τ may differ"
     try:
-        m = method(r['method'])
-        return relevant_fields(r['protocol'], m)==relevant_fields(protocol(r['data'], r['preset']), m)
+        m,now = method(r['method']),protocol(r['data'], r['preset'])
+        if r['protocol'].get('own_weight'): now = replace(now, **{k: r['protocol'][k] for k in ('own_weight', 'tau')})
+        return relevant_fields(r['protocol'], m)==relevant_fields(now, m)
     except (EKDError, TypeError, KeyError): return False
 
 def page_records(
