@@ -38,8 +38,9 @@ def test_students_write_records_and_go_on_where_they_stopped(tmp_path):
     "The plan of protocol `full`, on digits: two runs, then two others; everything is packed"
     def rehearse():
         folders = [f'--{k}={tmp_path/v}' for k, v in (('out', 'out'), ('work-dir', 'work'), ('pack-dir', 'pack'))]
-        command = [sys.executable, '-W', 'ignore', SCRIPT, 'students', '--tiny', '--most=2', '--workers=1', '--profile-s=.2']
-        return subprocess.run(command+folders, capture_output=True, text=True, check=True).stdout
+        few = ['--tiny', '--most=2', '--workers=1', '--profile-s=.2']
+        command = [sys.executable, '-W', 'ignore', SCRIPT, 'students', *few, *folders]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
     (tmp_path/'pack').mkdir()
     first, second = rehearse(), rehearse()
     assert '2 test runs, 0 choices, 0 failed' in first and '4 test runs, 0 choices, 0 failed' in second

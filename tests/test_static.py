@@ -51,7 +51,8 @@ def test_a_training_is_the_same(shared, name):
 
 
 def test_both_schedules_are_those_of_the_loop():
-    one, steps = (hyperparameters(protocol('digits', schedule=s, lr=.1), (.95, .85, .95)) for s in ('one_cycle', 'steps'))
+    def funcs(schedule): return hyperparameters(protocol('digits', schedule=schedule, lr=.1), (.95, .85, .95))
+    one, steps = map(funcs, ('one_cycle', 'steps'))
     assert one['lr'](0.) == pytest.approx(.004) and one['lr'](.25) == pytest.approx(.1)
     assert one['momentum'](.25) == pytest.approx(.85)
     assert [steps['lr'](s) for s in (.6, .63, .8, .9)] == pytest.approx([.1, .01, .001, 1e-4])

@@ -13,7 +13,7 @@ graph of a student could not be tried where this was written: it is off by defau
 """
 import time
 START = time.perf_counter()
-import multiprocessing as mp, os, tarfile, threading
+import gc, multiprocessing as mp, os, tarfile, threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -90,6 +90,8 @@ def work(tasks, results, config, paths, threads, tiny):
         except Exception as e: record, error = None, f'{type(e).__name__}: {e}'
         graph = next((s for s in lines if 'CUDA graph' in s), '')
         accuracy = record['test_accuracy'] if record else None
+        gc.collect()   # a graph keeps its memory until it is gone
+        if config.device == 'cuda': torch.cuda.empty_cache()
         results.put((i, accuracy, error, time.perf_counter()-start, graph))
 
 
@@ -98,7 +100,7 @@ def profile(name, config, prepared, seconds):
     p, data, rows = protocol(name, 'full'), config.images(name), {}
     train, valid = training_rows(p, data.y_train, 0)
     for m in ('plain', 'ekd'):
-        for graph in (False, True):
+        for graph in (False, True) if config.device == 'cuda' else (False,):
             teachers, manifests, memo = prepared.of(make_job(p, m, 0, 1., 'full'))
             dls = run_dls(p, data, train, valid, 0, config.device)
             learn, *_ = method_learner(p, method(m), data, dls, 0, teachers, manifests, memo)
@@ -127,14 +129,18 @@ def timed(step, batches, seconds):
 class Jobs:
     "What is to be run, in the order of the plan"
     def __init__(self, names, config, have, deadline, most=None):
-        self.names, self.config, self.have = names, config, have
-        self.deadline, self.most = deadline, most
+        self.names, self.config, self.deadline, self.most = names, config, deadline, most
         self.begun, self.cost = set(), {}
+        self.before = self.in_folder(have) if have else {}
+
+    def in_folder(self, folder):
+        "(folder, name) -> record"
+        found = {f: load_records(folder/f, preset='full') for f in ('runs', 'choices')}
+        return {(f, record_name(r)): r for f, rs in found.items() for r in rs}
 
     def records(self):
-        "(folder, name) -> record of all that has ended, here and before"
-        folders = [(f, d) for d in (self.have, self.config.out) if d for f in ('runs', 'choices')]
-        return {(f, record_name(r)): r for f, d in folders for r in load_records(d/f)}
+        "All that has ended, here and before"
+        return self.before | self.in_folder(self.config.out)
 
     def waves(self, records):
         "Lists of jobs, each begun when the one before has been handed out"

@@ -137,7 +137,7 @@ class Method:
     label:str             # in tables and legends
     what:str              # in a sentence
     student:Callable      # makes the student; None: no student is trained
-    teacher:str=None      # `own` of each branch (λ of the protocol), `average` of all, the `best` single one, or None: labels only
+    teacher:str=None      # `own` of each branch (λ of the protocol), `average` of all, the `best` one, or None: labels only
     loss:str='ekd'        # or a key of `baselines.registry.BASELINES`
     hints:bool=False      # with the protocol's hint term?
     several:bool=False    # does the student have several branches or networks?
@@ -217,7 +217,7 @@ def make_student(
 
 # %% ../../nbs/study/01_methods.ipynb #9cdda1dd
 def _baseline_loss(p, m, best):
-    "The loss of another method; its hints, if any, weigh as much as EKD's unless it has a weight of its own"
+    "The loss of another method; its hints weigh as much as EKD's unless it has a weight of its own"
     if not m.has_teacher: return make_baseline(m.loss, 1., p.own_weight or 1.)
     overrides = dict(weight=p.gamma/p.beta) if m.hints and p.gamma else {}
     if p.own_weight: overrides = _own_settings(p, BASELINES[m.loss])

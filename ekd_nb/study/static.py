@@ -211,7 +211,7 @@ def fit_static(
         _one_epoch(step, opt, funcs, epoch, epochs)
         count += len(step.batches)
         smooth = step.smooth.item()/(1-.98**count)
-        if not math.isfinite(smooth): raise NonFiniteLoss(f'The loss is not finite in epoch {epoch}; training has stopped')
+        if not math.isfinite(smooth): raise NonFiniteLoss(f'The loss is not finite in epoch {epoch}, training has stopped')
         recorder.values.append(_columns(step, smooth))
         step.model.train()
         log(f'epoch {epoch+1}/{epochs}, loss {smooth:.3f}, validation accuracy {recorder.values[-1][2]:.1%}')
