@@ -39,6 +39,7 @@ def _dots(ax, records, title):
     if teachers := by_seed(records, 'teachers').values(): _teacher_line(ax, *mean_std(100*v for v in teachers))
     if title: ax.set_title(title, fontsize=10)
     ax.set_xlabel('test accuracy, %')
+    if not records: ax.set_xticks([])
     ax.margins(x=.12); ax.grid(axis='x', alpha=.3)
 
 def _teacher_line(ax, mean, std):

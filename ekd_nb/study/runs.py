@@ -95,6 +95,10 @@ def _sizes(model, data):
     "Parameters, and multiply-adds for one image"
     return dict(params=count_params(model), flops=count_flops(model, (data.channels, *data.size)))
 
+def _student_sizes(student, data):
+    "The same of a student, without what only training needs"
+    return _sizes(student.keep(student.n_branches), data)
+
 def _curves(recorder):
     "Learning curves as records hold them: name -> one number per epoch"
     names = recorder.metric_names[1:-1]
@@ -126,8 +130,7 @@ def run(
     where,resumed,misses = provenance(dls.device),is_resumed(checkpoints),memo.misses if memo else 0
     secs = fit(learn, p, student_epochs(p, fraction))
     record = _describe(p, name, data, seed, fraction, teacher_data, manifests, eval_split, rows)
-    sizes = _sizes(learn.model.keep(learn.model.n_branches), data)   # without what only training needs
-    record |= dict(student=what, **sizes, epochs=student_epochs(p, fraction))
+    record |= dict(student=what, **_student_sizes(learn.model, data), epochs=student_epochs(p, fraction))
     record |= dict(curves=_curves(learn.recorder), **evaluate_student(learn.model, eval_dl))
     record |= dict(wall_s=None if resumed else secs, memo_misses=memo.misses-misses if memo else None, **where)
     return record | extended_metrics(learn.model, p, data, dls, teachers, eval_split),learn
