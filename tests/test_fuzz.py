@@ -13,7 +13,8 @@ from ekd_nb.student import branched_student
 
 USUAL = dict(i=0, seed=0, size=8, channels=1, classes=4, data='arrays, one view', student='resnet8-w4',
              teachers=['resnet8-w6', 'own network'], split='None', branches='None', fusion='mean', loss='hints',
-             cbs='none', memo='on', precision='float32', fit='fit', export='none')
+             cbs='none', memo='on', precision='float32', fit='fit', layers='last',
+             export='none')
 
 TRAINED = [
     dict(export='save_student'),
@@ -25,6 +26,8 @@ TRAINED = [
     dict(student='finished student, grouped', export='onnx'),
     dict(data='torch', memo='None', export='learner', teachers=['file of a student']),
     dict(data='arrays, a function as after_batch', export='learner'),
+    dict(data='folder', channels=3, cbs='unlabelled', loss='teachers by confidence'),
+    dict(teachers=['resnet8-w6', 'resnet8-w6'], layers='?layer2', export='resume'),
 ]
 REFUSED = [
     (dict(data='!torch, NaN images'), 'not finite'),
@@ -33,6 +36,9 @@ REFUSED = [
     (dict(split='!tail'), 'tail'),
     (dict(teachers=['!other classes']), 'has 5 classes, the data has 4'),
     (dict(student='!no such name'), 'resnet9000x'),
+    (dict(layers='!nowhere'), 'nowhere'),
+    (dict(layers='!a number'), 'hints: got 7'),
+    (dict(cbs='!unlabelled, no share'), 'share: got 0'),
 ]
 
 

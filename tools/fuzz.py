@@ -30,7 +30,8 @@ from ekd_nb.student import StudentOutput
 
 SHARE_ODD = .035 # of the draws of each part
 PARTS = dict(data=parts.DATA, student=parts.STUDENTS, split=parts.SPLITS, branches=parts.BRANCHES, fusion=parts.FUSIONS,
-             loss=parts.LOSSES, cbs=parts.CALLBACKS, memo=parts.MEMOS, precision=parts.PRECISIONS, fit=parts.FITS)
+             loss=parts.LOSSES, cbs=parts.CALLBACKS, memo=parts.MEMOS, precision=parts.PRECISIONS, fit=parts.FITS,
+             layers=parts.HINT_LAYERS)
 EXPORTS = ['learner', 'save_student', 'keep', 'fold', 'fused', 'resume', 'none', 'onnx', 'pt2']
 
 
@@ -101,10 +102,11 @@ def build(case, folder, cbs=()):
     names = case['teachers']
     c.teachers = parts.TEACHER_SETS[names](c) if isinstance(names, str) else [parts.TEACHERS[n](c) for n in names]
     arch,split,n = (PARTS[k][case[k]](c) for k in ('student', 'split', 'branches'))
-    made = {k: PARTS[k][case[k]](c) for k in ('fusion', 'loss', 'memo')}
+    made = {k: PARTS[k][case[k]](c) for k in ('fusion', 'loss', 'memo', 'layers')}
     cbs = [*PARTS['cbs'][case['cbs']](c), *PARTS['precision'][case['precision']](c), *cbs]
     kw = dict(n_out=c.n_out) if c.n_out else {}
-    kw |= dict(n_branches=n, split=split, fusion=made['fusion'], loss_func=made['loss'], memo=made['memo'])
+    kw |= dict(n_branches=n, split=split, fusion=made['fusion'], loss_func=made['loss'], memo=made['memo'],
+              hints=made['layers'])
     return ekd_learner(c.dls, arch, c.teachers, cbs=cbs, path=folder, **kw)
 
 

@@ -31,6 +31,7 @@ from ekd_nb.models import get_model
 from ekd_nb.speed import BF16Callback
 from ekd_nb.student import branched_student
 from ekd_nb.teachers import TeacherAdapter, TeacherEnsemble, save_teacher
+from ekd_nb.unlabeled import UnlabeledImages
 
 
 @dataclass
@@ -341,6 +342,8 @@ LOSSES = {
     'class weights': lambda c: EKDLoss(weight=[1.+j for j in range(c.classes)], label_smoothing=.1),
     'mean over branches': ekd(branch_reduction='mean', gamma=.1),
     'averages': lambda c: EKDLoss(assign={0: None}),
+    'teachers by confidence': ekd(gamma=0, teacher_weights='confidence'),
+    'teachers by confidence, hints': ekd(gamma=.5, teacher_weights='confidence'),
     'own function': lambda c: own_loss,
     'own function with reduction': lambda c: own_loss_each,
     'fitnet': baseline('fitnet'),
@@ -374,6 +377,7 @@ LOSSES = {
     '!class weights of another number': lambda c: EKDLoss(weight=[1.]*(c.classes+1)),
     '!class weights below 0': lambda c: EKDLoss(weight=[-1.]*c.classes),
     '!reduction': ekd(reduction='median'),
+    '!teacher_weights': ekd(teacher_weights='best'),
     '!hint_error': ekd(hint_error='l1'),
     '!hint_end': ekd(hint_schedule='linear', hint_end=0),
     '!hint_end as text': ekd(hint_schedule='linear', hint_end='1'),
@@ -393,6 +397,15 @@ PEERS = {'one', 'cl_ilr'} # losses of branches that learn from each other
 
 # ---- training
 
+def unlabelled_pictures(c):
+    "A folder of pictures without labels"
+    rng,shape = np.random.default_rng(c.i+1),(c.size, c.size, c.channels)
+    (c.folder/'more').mkdir(exist_ok=True)
+    for j,x in enumerate(rng.integers(0, 256, (12, *shape), dtype=np.uint8)):
+        Image.fromarray(x.squeeze()).save(c.folder/'more'/f'{j}.png')
+    return c.folder/'more'
+
+
 class Average(Callback):
     "A moving average of the student's weights"
     def before_fit(self): self.average = AveragedModel(self.learn.model)
@@ -407,6 +420,15 @@ CALLBACKS = {
     'GradientClip': lambda c: [GradientClip(.1)],
     'GradientAccumulation': lambda c: [GradientAccumulation(8)],
     'average': lambda c: [Average()],
+    'unlabelled': lambda c: [UnlabeledImages(unlabelled_pictures(c), share=.5)],
+    '!unlabelled, no share': lambda c: [UnlabeledImages(unlabelled_pictures(c), share=0)],
+}
+HINT_LAYERS = {
+    'last': lambda c: None, ' last': lambda c: None,
+    '?layer2': lambda c: ['layer2']*len(c.teachers),
+    '?pairs': lambda c: [('layer2', 'layer3')]*len(c.teachers),
+    '!nowhere': lambda c: ['nowhere']*len(c.teachers),
+    '!a number': lambda c: 7,
 }
 MEMOS = {
     'off': lambda c: False, 'on': lambda c: True,
