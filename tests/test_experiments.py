@@ -132,7 +132,8 @@ def test_the_demonstration_is_the_default_loss_and_small_enough_for_two_minutes(
     "Four methods, five seeds, two runs at a time; what a caller names is kept"
     p, usual, cpu = protocol('digits', 'demo'), EKDLoss(), torch.device('cpu')
     theirs = make_loss(p, METHODS['ekd'])
-    for k in ('alpha', 'beta', 'gamma', 'tau', 'lam', 'hint_error', 'hint_schedule', 'normalize_hints', 'branch_reduction'):
+    for k in ('alpha', 'beta', 'gamma', 'tau', 'lam', 'hint_error', 'hint_schedule', 'normalize_hints',
+              'branch_reduction'):
         assert getattr(theirs, k) == getattr(usual, k), k
     methods, seeds, n_jobs = rep._settle(p, None, None, None, cpu)
     assert {'branched', 'kd_wide', 'ekd'} <= set(methods) and len(seeds) == 5 and n_jobs == min(2, os.cpu_count())
