@@ -6,9 +6,9 @@ Docs: https://ekd-nb.github.io/ekd_nb/data.html.md"""
 
 # %% auto #0
 __all__ = ['crop_flip', 'view_order', 'PixelNormalize', 'ViewKey', 'batch_version', 'pixels_unchanged', 'ImageTensors',
-           'ViewDataset', 'ViewLoader', 'no_key_reason', 'n_items', 'last_batch_size', 'image_dls', 'PlainLoaders',
-           'exportable', 'EKDError', 'DataNotFound', 'ViewSet', 'ImageArrays', 'DATASETS', 'load_images', 'split_rows',
-           'stratified_subset', 'stratified_split']
+           'ViewDataset', 'ViewLoader', 'no_key_reason', 'n_items', 'last_batch_size', 'image_dls', 'EKDError',
+           'DataNotFound', 'ViewSet', 'ImageArrays', 'DATASETS', 'load_images', 'split_rows', 'stratified_subset',
+           'stratified_split']
 
 # %% ../nbs/02_data.ipynb #dcbfac9f
 from contextlib import contextmanager
@@ -25,7 +25,6 @@ from torch.utils.data import BatchSampler, DataLoader as TorchDataLoader
 from fastcore.basics import merge, patch, store_attr
 from fastai.torch_core import TensorImage, TensorImageBW, TensorCategory, default_device
 from fastai.data.core import DataLoaders, ItemTransform, Pipeline, TfmdDL, Transform
-from fastai.data.load import DataLoader as FastaiLoader
 from fastai.data.transforms import Category, CategoryMap, IntToFloatTensor, Normalize
 from fastai.losses import CrossEntropyLossFlat
 
@@ -403,21 +402,3 @@ def image_dls(
     loaders = [dl(train, idx, bs, split_idx=0, shuffle=True)]
     if valid_idxs is not None: loaders.append(dl(train, valid_idxs, val_bs or bs))
     return DataLoaders(*loaders, dl(test, np.arange(len(data.x_test)), val_bs or bs), device=device)
-
-# %% ../nbs/02_data.ipynb #5d88b0a3
-class PlainLoaders(DataLoaders):
-    "PyTorch loaders in a Learner that can be exported"
-    def new_empty(self):
-        empty = exportable(self)
-        empty.loaders = [FastaiLoader([], bs=1) for _ in self.loaders]
-        return empty
-
-def exportable(
-    dls:DataLoaders # of any kind
-)->DataLoaders: # the same object, or the same loaders as `PlainLoaders` where fastai could not empty them
-    "`DataLoaders` that a Learner can export"
-    loaders = getattr(dls, 'loaders', ())
-    if all(hasattr(dl, 'new') for dl in loaders) and not isinstance(dls, PlainLoaders): return dls
-    new = PlainLoaders()
-    vars(new).update(vars(dls))
-    return new

@@ -28,7 +28,7 @@ from fastai.torch_core import get_model as unwrap_model
 from .core import EKDError, eval_mode, expect
 from .callbacks import (BranchAccuracy, BranchLogitsHook, DistillCallback, LossTermRecorder, ScheduleLoss,
                               StopOnNonFinite, WarnDeadBranch, WarnHintsDominate, loss_columns)
-from .data import exportable
+from .loaders import exportable
 from .distributed import DistributedSync
 from .hint_layers import LayerProjections, hint_layer_cbs, noted_maps
 from .losses import as_distill_loss

@@ -109,7 +109,8 @@ def test_weights_that_are_not_finite_are_noticed(tmp_path, where):
             if where == 'weight': norm.weight.data[0] = float('inf')
             else: norm.running_var[0] = float('nan')
     l = learner(cbs=[Overflow(), Checkpoint(tmp_path)])
-    with pytest.raises(NonFiniteLoss, match='Weights are not finite after epoch 1 .*1 of .*expected a lower learning rate'): fit(l, 3)
+    says = 'Weights are not finite after epoch 1 .*1 of .*expected a lower learning rate'
+    with pytest.raises(NonFiniteLoss, match=says): fit(l, 3)
     assert len(l.checkpoint.files()) == 1
 
 

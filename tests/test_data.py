@@ -527,6 +527,7 @@ def test_a_function_in_place_of_after_batch():
     d = image_dls(load_images('digits'), idx=range(20), bs=10, augment=False, n_views=1, device='cpu')
     d.train.after_batch = lambda b: (b[0].float().sub(.5), b[1])
     x,y = d.one_batch()
-    assert torch.equal(x.as_subclass(torch.Tensor), torch.tensor(load_images('digits').x_train[x.key.idx]).permute(0,3,1,2)/255-.5)
+    pixels = torch.tensor(load_images('digits').x_train[x.key.idx]).permute(0,3,1,2)
+    assert torch.equal(x.as_subclass(torch.Tensor), pixels/255-.5)
     assert x.key.view is None and 'after_batch holds' in no_key_reason(d.train)
     assert len(d.train.new().after_batch.fs)==1 and len(d.valid.after_batch.fs)==1

@@ -49,7 +49,8 @@ def test_one_batch_is_drawn_and_each_teacher_runs_once_on_eight_images():
 
 def test_a_cache_costs_four_images_more():
     "Whole and half batches are compared; the whole one is already known"
-    l = ekd_learner(dls(n_views=1), SMALL, [Counted(t) for t in teachers()], judge=False, memo=True, loss_func=EKDLoss(gamma=1.))
+    kw = dict(judge=False, memo=True, loss_func=EKDLoss(gamma=1.))
+    l = ekd_learner(dls(n_views=1), SMALL, [Counted(t) for t in teachers()], **kw)
     assert [t.seen for t in l.distill.teachers.models] == [[8, 4]]*2
 
 

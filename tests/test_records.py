@@ -5,10 +5,10 @@ import pytest
 from ekd_nb.arrays import load_images
 from ekd_nb.study.tables import is_current, is_stale, page_records
 from ekd_nb.study.full import LIMITED, LONG
-from ekd_nb.study.methods import MAIN_METHODS, METHODS, relevant_fields, method
+from ekd_nb.study.methods import METHODS, relevant_fields, method
 from ekd_nb.study.protocols import protocol
 from ekd_nb.study.records import read_record, record_name
-from ekd_nb.study.stats import by_seed, percent
+from ekd_nb.study.stats import format_difference, paired_difference
 
 ROOT = Path(__file__).resolve().parents[1]
 LENT = sorted((ROOT/'results/gpu').glob('*.json'))
@@ -65,7 +65,9 @@ def test_nothing_was_chosen_on_test_images():
 
 def test_readme_shows_what_the_records_give():
     text,records = (ROOT/'README.md').read_text(),page_records('cifar10', 'small', 'full', folder=ROOT/'results')
-    for m in MAIN_METHODS: assert f'| {percent(by_seed(records, m).values())} |' in text, m
+    for m,word in (('kd_wide', 'above'), ('kd_wide_hint', 'below')):
+        gain = format_difference(paired_difference(records, 'ekd', m)).lstrip('+-−')
+        assert f'{gain} points {word}' in text, m
 
 def test_every_folder_of_results_is_known():
     "A new kind of record needs a test that reads it; `suite`, `plans` and `teachers` belong to other tests"

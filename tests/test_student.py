@@ -92,7 +92,9 @@ class Twin(nn.Module):
     def forward(self, x): f = self.a(x).mean((2, 3)); return (self.l(f)+self.r(f))/2
 
 
-@pytest.mark.parametrize('path', sorted((Path(__file__).parents[1]/'results'/'students').glob('*.json')), ids=lambda p: p.stem)
+STUDENT_RECORDS = sorted((Path(__file__).parents[1]/'results'/'students').glob('*.json'))
+
+@pytest.mark.parametrize('path', STUDENT_RECORDS, ids=lambda p: p.stem)
 def test_record_of_timm_students(path):
     r = json.loads(path.read_text())
     assert digest_matches(r) and not r['dirty'] and len({o['name'] for o in r['rows']}) >= 48
@@ -204,7 +206,8 @@ def test_fine_tune_on_images_of_cifar(split, new):
     data = load_images('cifar10', os.environ['EKD_DATA'])
     d = image_dls(data, stratified_subset(data.y_train, n_per_class=2), bs=10, n_views=1, device='cpu')
     net = tv.resnet18(num_classes=1000)   # stands for a pretrained network
-    l = ekd_learner(d, net, [tv.resnet18(num_classes=10)], n_branches=2, split=split, judge=False, loss_func=EKDLoss(gamma=1.))
+    kw = dict(n_branches=2, split=split, judge=False, loss_func=EKDLoss(gamma=1.))
+    l = ekd_learner(d, net, [tv.resnet18(num_classes=10)], **kw)
     moved,before = [],{k: p.detach().clone() for k, p in l.model.named_parameters() if p.ndim > 1}
     class Watch(Callback):
         def after_fit(self):

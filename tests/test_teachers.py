@@ -367,7 +367,8 @@ def test_own_builder(tmp_path):
     assert man['build']['builder'].endswith('test_teachers.make_net')
 
 
-@pytest.mark.parametrize('kw', [dict(split='heads'), dict(split=1, fusion='gate'), dict(arch=['resnet8-w4', 'resnet14-w4'])], ids=str)
+@pytest.mark.parametrize('kw', [dict(split='heads'), dict(split=1, fusion='gate'),
+                                dict(arch=['resnet8-w4', 'resnet14-w4'])], ids=str)
 def test_a_student_is_saved_as_a_teacher(tmp_path, kw):
     s = branched_student(**dict(arch='resnet8-w4', n_branches=2, n_out=3, size=16) | kw)
     s.projections = nn.ModuleList([nn.Conv2d(4, 4, 1)]*2)   # of its own training

@@ -227,10 +227,11 @@ def test_readme_shows_no_directive_and_no_div():
     assert '#|' not in text and ':::' not in text and 'In short.' in text and '| [1](nbs/results/x.ipynb) |' in text
 
 
-def test_the_first_screen_of_readme_has_picture_table_and_commands():
+def test_the_first_screen_of_readme_has_pictures_verdict_and_commands():
     lines = (TOOLS.parent/'README.md').read_text().splitlines()
     at = lambda s: next(i for i, l in enumerate(lines) if s in l)
-    assert at('teacher') < at('](nbs/images/') < at('|---') < at('make reproduce') < at('make test') < 40
+    assert at('teacher') < at('](nbs/images/readme-1') < at('](nbs/images/readme-2') < at('points above')
+    assert at('points above') < at('make reproduce') < at('make test') < 40
 
 
 def test_llms_txt_is_what_nbdev_makes_of_the_home_page():

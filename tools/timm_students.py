@@ -51,13 +51,15 @@ def row(name):
     except EKDError as e: return dict(name=name, end='refused', sentence=str(e))
     except Exception as e: return dict(name=name, end='error', sentence=f'{type(e).__name__}: {e}')
     stages = [*s.trunk._modules, *s.branches[0].body._modules]
-    return dict(name=name, end='trained', parameters=count_params(s), shared=len(s.trunk), stages=len(stages), learn=learn, tensors=n)
+    return dict(name=name, end='trained', parameters=count_params(s), shared=len(s.trunk), stages=len(stages),
+                learn=learn, tensors=n)
 
 
 def text(r):
     "One line of the table"
     if r['end'] != 'trained': return f"| `{r['name']}` | {r['end']}: {r['sentence'][:200]} |"
-    return f"| `{r['name']}` | trained, {r['shared']} of {r['stages']} stages shared, {r['learn']} of {r['tensors']} tensors learn |"
+    shared = f"{r['shared']} of {r['stages']} stages shared"
+    return f"| `{r['name']}` | trained, {shared}, {r['learn']} of {r['tensors']} tensors learn |"
 
 
 def main(names, record):
