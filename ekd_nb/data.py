@@ -6,9 +6,8 @@ Docs: https://ekd-nb.github.io/ekd_nb/data.html.md"""
 
 # %% auto #0
 __all__ = ['crop_flip', 'view_order', 'PixelNormalize', 'ViewKey', 'batch_version', 'pixels_unchanged', 'ImageTensors',
-           'ViewDataset', 'ViewLoader', 'no_key_reason', 'n_items', 'last_batch_size', 'image_dls', 'EKDError',
-           'DataNotFound', 'ViewSet', 'ImageArrays', 'DATASETS', 'load_images', 'split_rows', 'stratified_subset',
-           'stratified_split']
+           'ViewDataset', 'ViewLoader', 'no_key_reason', 'image_dls', 'EKDError', 'DataNotFound', 'ViewSet',
+           'ImageArrays', 'DATASETS', 'load_images', 'split_rows', 'stratified_subset', 'stratified_split']
 
 # %% ../nbs/02_data.ipynb #dcbfac9f
 from contextlib import contextmanager
@@ -21,7 +20,6 @@ import numpy as np
 import torch, torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, LongTensor
-from torch.utils.data import BatchSampler, DataLoader as TorchDataLoader
 from fastcore.basics import merge, patch, store_attr
 from fastai.torch_core import TensorImage, TensorImageBW, TensorCategory, default_device
 from fastai.data.core import DataLoaders, ItemTransform, Pipeline, TfmdDL, Transform
@@ -342,38 +340,6 @@ def no_key_reason(
     if others is None or not dl.dataset.train:
         return 'this DataLoader does not name its images and views (image_dls makes loaders that do)'
     return f'after_batch holds {_names(others)}, which makes other pixels than those of a view' if others else ''
-
-# %% ../nbs/02_data.ipynb #b36eac9b
-def _batching(dl):
-    "Images in a pass (None: unknown), batch size (None: unknown), whether a short last batch is dropped"
-    if not isinstance(dl, TorchDataLoader):
-        n = getattr(dl, 'partial_n', None) or getattr(dl, 'n', None)
-        return n,getattr(dl, 'bs', None),getattr(dl, 'drop_last', False)
-    batches = dl.batch_sampler
-    if batches is None: return _length(dl.sampler, dl.dataset),None,False
-    if not isinstance(batches, BatchSampler): return None,None,False
-    return _length(batches.sampler, dl.dataset),batches.batch_size,batches.drop_last
-
-def _length(sampler, dataset):
-    "Length of the sampler, or of the data set if the sampler has none"
-    for o in (sampler, dataset):
-        try: return len(o)
-        except TypeError: pass
-
-def n_items(
-    dl # a DataLoader of fastai or PyTorch
-)->int: # None if it cannot be known
-    "Images in one pass over a DataLoader, as its sampler draws them"
-    n,bs,drop = _batching(dl)
-    return n-n%bs if n and bs and drop else n
-
-def last_batch_size(
-    dl # a DataLoader of fastai or PyTorch
-)->int: # None if it cannot be known
-    "Images in the last batch of a pass"
-    n,bs = n_items(dl),_batching(dl)[1]
-    if not n or not bs: return None
-    return n%bs or min(bs, n)
 
 # %% ../nbs/02_data.ipynb #1570252b
 def image_dls(

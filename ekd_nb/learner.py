@@ -83,7 +83,7 @@ def make_student(
 )->BranchedStudent:
     "The student that `ekd_learner` trains"
     if isinstance(arch, Learner): arch = copy.deepcopy(unwrap_model(arch.model))
-    if isinstance(arch, BranchedStudent): return _check_finished(arch, n_branches, found.n_out, split)
+    if isinstance(arch, BranchedStudent): return _check_finished(arch, n_branches, found.n_out, split, fusion)
     if isinstance(arch, (list, tuple)) and not arch: raise EKDError('arch: got an empty list, expected a network for each branch')
     if n_branches is None: n_branches = len(arch) if isinstance(arch, (list, tuple)) else max(1, found.n_teachers)
     if not isinstance(n_branches, int) or n_branches<1: raise EKDError(f'n_branches: got {n_branches!r}, expected at least 1 branch')
@@ -91,7 +91,9 @@ def make_student(
     return branched_student(arch, n_branches, found.n_out, split, fusion, channels,
                             cut, size=size, pretrained=pretrained)
 
-def _check_finished(student, n_branches, n_out, split):
+def _check_finished(student, n_branches, n_out, split, fusion):
+    names = student.fusion.names
+    expect(fusion in names, 'fusion', fusion, f'one of {", ".join(names)}')
     got = student.branches[0].head.out_features
     if n_branches not in (None, student.n_branches): raise EKDError(f'n_branches: got {n_branches}, the student has {student.n_branches}')
     if split is not None: raise EKDError(f'split: got {split!r}, but the student is finished; expected None')

@@ -19,7 +19,7 @@ from fastai.data.transforms import get_c
 from fastai.torch_core import one_param, to_device
 
 from .core import EKDError, eval_mode
-from .data import last_batch_size, n_items
+from .loaders import last_batch_size, n_items
 from .losses import DistillLoss
 from .hint_layers import check_hints
 import ekd_nb.judge   # gives a `TeacherEnsemble` its `match` and `judge`

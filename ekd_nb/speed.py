@@ -34,9 +34,15 @@ class BF16Callback(MixedPrecision):
         self._exit()
         self.device_type = one_param(self.learn.model).device.type
         self.learn.scaler,self.scales = torch.amp.GradScaler(self.device_type, enabled=False),L()
+        self.learn.one_batch = self._one_batch
+
+    def _one_batch(self, i, b):
+        "A batch of the Learner; bfloat16 ends with it, also when something raises an error"
+        try: return type(self.learn).one_batch(self.learn, i, b)
+        finally: self._exit()
 
     def before_batch(self):
-        self._exit()   # an interrupted batch may have left it on
+        self._exit()
         self._autocast = torch.autocast(self.device_type, torch.bfloat16)
         self._autocast.__enter__()
 
@@ -46,7 +52,9 @@ class BF16Callback(MixedPrecision):
     def after_loss(self): pass
     def after_fit(self):
         self._exit()
+        vars(self.learn).pop('one_batch', None)
         self.learn.scaler = self.scales = None
+
     def _exit(self):
         if self._autocast is not None: self._autocast.__exit__(None, None, None)
         self._autocast = None

@@ -64,7 +64,7 @@ def run_network(
     "The output of a network in the precision of its own weights"
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype)
     if dtype==x.dtype or isinstance(model, TeacherAdapter): return model(x)   # an adapter converts after normalising
-    z = model(x.to(dtype))
+    with torch.autocast(x.device.type, enabled=False): z = model(x.to(dtype))   # it has a precision already
     return z.float() if isinstance(z, Tensor) else z
 
 # %% ../nbs/05_teachers.ipynb #4295d3a2

@@ -18,6 +18,7 @@ from fastai.torch_core import TensorImage, to_device
 from fastai.vision.augment import Brightness, FlipItem, RandomErasing, Rotate
 from ekd_nb import arrays as room
 from ekd_nb.data import *
+from ekd_nb.loaders import last_batch_size, n_items
 
 
 def random_arrays(n=40, m=12, size=32, channels=3, n_classes=4, seed=0):

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest, torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from fastai.callback.core import Callback
 from fastai.optimizer import SGD
 from ekd_nb.study.benchmark import QUICK, ratio, relative_run_time, median_range
 from ekd_nb.callbacks import DistillCallback, LossTermRecorder, StopOnNonFinite
@@ -194,3 +195,30 @@ def test_no_batch_waits_for_the_device(n_views):
             learn.iter += 1
     assert memo.hits and memo.misses and memo.table.device.type == 'meta'
     with pytest.raises(AssertionError, match='waits'), NoWait(): torch.zeros(2).to('meta')
+
+class Broken(Callback):
+    "Raises an error in the middle of a batch"
+    order = -3
+    def after_pred(self): raise ZeroDivisionError('stop')
+
+def test_no_precision_is_left_behind_by_an_error():
+    learn = ekd_learner(image_dls(load_images('digits'), idx=range(64), bs=32), 'resnet8-w4', loss_func=EKDLoss(1, 0, 0),
+                        n_branches=2, cbs=[BF16Callback(), Broken()])
+    with learn.no_bar(), learn.no_logging(), pytest.raises(ZeroDivisionError): learn.fit(1)
+    assert not torch.is_autocast_enabled('cpu')
+    learn.remove_cb(Broken)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    assert not torch.is_autocast_enabled('cpu') and 'one_batch' not in vars(learn)
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_a_teacher_in_half_precision_teaches_a_run_in_bfloat16(dtype):
+    teacher = get_model('resnet8-w4', 10, 1).to(dtype)
+    learn = ekd_learner(image_dls(load_images('digits'), idx=range(64), bs=32), 'resnet8-w4', [teacher], judge=False,
+                        cbs=[BF16Callback()])
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3)
+    assert all(p.isfinite().all() for p in learn.model.parameters())
+
+def test_a_finished_student_refuses_a_fusion_that_does_not_exist():
+    student = branched_student('resnet8-w4', 2, 10, in_channels=1)
+    with pytest.raises(EKDError, match='fusion: got 3, expected one of mean, prob, gate'):
+        ekd_learner(image_dls(load_images('digits'), bs=32), student, loss_func=EKDLoss(1, 0, 0), fusion=3)

@@ -400,7 +400,7 @@ PEERS = {'one', 'cl_ilr'} # losses of branches that learn from each other
 def unlabelled_pictures(c):
     "A folder of pictures without labels"
     rng,shape = np.random.default_rng(c.i+1),(c.size, c.size, c.channels)
-    (c.folder/'more').mkdir(exist_ok=True)
+    (c.folder/'more').mkdir(parents=True, exist_ok=True)
     for j,x in enumerate(rng.integers(0, 256, (12, *shape), dtype=np.uint8)):
         Image.fromarray(x.squeeze()).save(c.folder/'more'/f'{j}.png')
     return c.folder/'more'
