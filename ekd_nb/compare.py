@@ -18,10 +18,12 @@ from typing import Callable, NamedTuple
 import torch
 from fastai.torch_core import set_seed
 from fastcore.basics import patch
+from fastcore.foundation import L
 
 from .checkpoint import Checkpoint
 from .core import EKDError, add_digest, digest_matches, expect, short_digest, tensor_digest, write_json
 from .evaluate import evaluate_student
+from .judge import labelled_images
 from .intervals import difference_sentence, format_difference, mean_ci, paired_difference, percent
 from .learner import ekd_learner
 from .losses import EKDLoss
@@ -103,22 +105,46 @@ def plot(self:Comparison,
     return ax
 
 # %% ../nbs/14_compare.ipynb #473b2927
-def _name_of(o):
+_PLAIN = (str, int, float, bool, type(None))
+
+def _name_of(o, depth=4):
     "What decides a run, as text without addresses in memory"
-    if isinstance(o, (str, int, float, bool, type(None))): return o
-    if isinstance(o, (list, tuple)): return [_name_of(v) for v in o]
-    if isinstance(o, dict): return {k: _name_of(v) for k,v in sorted(o.items())}
-    if hasattr(o, 'state_dict') and isinstance(o, torch.nn.Module): return repr(o),tensor_digest(o.state_dict())
+    if isinstance(o, _PLAIN): return o
+    if isinstance(o, (list, tuple)): return [_name_of(v, depth) for v in o]
+    if isinstance(o, dict): return {str(k): _name_of(v, depth) for k,v in sorted(o.items(), key=str)}
+    if isinstance(o, torch.nn.Module) and depth: return repr(o),tensor_digest(o.state_dict()),_fields(o, depth-1)
+    if isinstance(o, torch.Tensor): return tensor_digest({'': o})
     if hasattr(o, 'func'): return _name_of(o.func),_name_of(o.args),_name_of(o.keywords)   # a `partial`
-    return getattr(o, '__qualname__', type(o).__qualname__)
+    if hasattr(o, '__qualname__') or not depth: return getattr(o, '__qualname__', type(o).__qualname__)
+    return type(o).__qualname__,_fields(o, depth-1)
+
+def _fields(o, depth):
+    "The attributes of an object that are its own"
+    skip = ('learn', 'recent_terms', *vars(torch.nn.Module()))
+    own = {k: v for k,v in getattr(o, '__dict__', {}).items() if k not in skip}
+    return _name_of(own, depth)
+
+# %% ../nbs/14_compare.ipynb #68f1fafa
+def _data_digest(dls):
+    "What tells these data from others: held-out images as the student sees them, and what the training set lists"
+    shown = [tensor_digest(dict(x=x, y=y)) for x,y in labelled_images(dls, 256)]
+    train = getattr(dls, 'train_ds', None)
+    items = () if hasattr(train, 'rows') else getattr(train, 'items', ())
+    tensors = getattr(train, 'tensors', ())
+    listed = [str(o) for o in items] if isinstance(items, (list, L)) else []
+    rows = [tensor_digest({'': torch.as_tensor(getattr(train, k))}) for k in ('rows', 'idx') if hasattr(train, k)]
+    views = str(getattr(train, 'views', None)),getattr(getattr(dls, 'train', None), 'augment', None)
+    return short_digest(shown, listed, rows, views, [tensor_digest({'': t}) for t in tensors])
 
 def _key(dls, arch, teachers, epochs, lr, kwargs):
     "What decides the runs of a comparison"
     if hasattr(arch, 'model'): arch = arch.model   # a Learner
     sizes = [len(dls.train_ds), len(dls.valid_ds), getattr(dls, 'bs', None)] if hasattr(dls, 'train_ds') else None
     fingerprint = getattr(dls, 'data_fingerprint', None)
-    return short_digest(*map(_name_of, (arch, teachers, epochs, lr, sizes, fingerprint, kwargs)))
+    about = arch,teachers,epochs,lr,sizes,fingerprint,_data_digest(dls),kwargs
+    return short_digest(*map(_name_of, about))
 
+# %% ../nbs/14_compare.ipynb #5e23e04c
 def _finished(path, key):
     "The record of a run, if there is one of this very run"
     if not path.is_file(): return None

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from fastai.torch_core import no_random
 from fastcore.basics import patch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .arrays import DATASETS
 from .core import EKDError
@@ -31,6 +31,11 @@ def _manifest(model):
     if isinstance(model, TeacherAdapter): return (getattr(model.model, 'manifest', None) or {}) | dict(stats=None)
     man = getattr(model, 'manifest', None) or {}
     return dict(stats=STATS.get(man.get('fingerprint'))) | man
+
+def _image_channels(model, usual):
+    "Channels of the images that a network takes, as its first convolution says"
+    conv = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    return usual if conv is None else conv.in_channels
 
 def class_map(
     classes:list, # names of a teacher's classes, in its order
@@ -69,7 +74,8 @@ def match(self:TeacherEnsemble,
                 + (f'; it does not know {len(unknown)} of {len(vocab)} ({", ".join(unknown[:3])})' if unknown else ''))
         theirs = man.get('stats')
         if theirs and stats and not _same_stats(theirs, stats):
-            channels = len(theirs[0]) if {len(theirs[0]), len(stats[0])}=={1, 3} else None
+            n = _image_channels(model, len(theirs[0]))
+            channels = n if {n, len(stats[0])}=={1, 3} else None
             models[i] = TeacherAdapter(model, stats, theirs, channels=channels)
             log(f'{entry} was trained on images normalised in another way: adapted')
     if models==list(self.models) and maps==list(self.class_maps): return self

@@ -199,6 +199,8 @@ def check_match(
     "Refuse a student that does not suit the loss; else return which teacher each branch has"
     if loss.fusion not in (None, student.fusion.name):
         raise EKDError(f'fusion: got {student.fusion.name!r}, expected {loss.fusion!r} for {loss.name}')
+    if loss.multi_label and student.fusion.name=='prob':
+        raise EKDError("fusion: got 'prob', the mean of softmax probabilities, which are not for several labels; expected 'mean' or 'gate'")
     return resolve_assignment(student.n_branches, found.n_teachers, loss.assign) if found.n_teachers else []
 
 def dry_run(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.optimizer import OptimWrapper
-from fastai.torch_core import one_param
+from fastai.torch_core import apply, one_param
 from fastcore.foundation import L
 
 from .core import EKDError, expect
@@ -24,6 +24,11 @@ from .models import StagedNet
 from .teachers import TeacherAdapter, TeacherEnsemble, as_ensemble
 
 # %% ../nbs/15_speed.ipynb #d4cfa7d1
+def _as_float32(x):
+    "A tensor of numbers in float32; anything else as it is, such as the features that a teacher does not have"
+    return x.float() if isinstance(x, Tensor) and x.is_floating_point() else x
+
+# %% ../nbs/15_speed.ipynb #7fbb1398
 class BF16Callback(MixedPrecision):
     "Mixed precision in bfloat16 on the student's device, CPU or GPU; the loss is computed in float32"
     def __init__(self):
@@ -48,7 +53,8 @@ class BF16Callback(MixedPrecision):
 
     def after_pred(self):
         self._exit()
-        super().after_pred()
+        self.learn.pred = apply(_as_float32, self.pred)
+
     def after_loss(self): pass
     def after_fit(self):
         self._exit()

@@ -43,6 +43,7 @@ class UnlabeledImages(Callback):
         self.loader,self.stream,self.distill_loss = None,None,None
         self.in_cache = False   # can the cache of teacher outputs serve these images?
 
+    def __deepcopy__(self, memo): return type(self)(self.images, self.share)
     def __getstate__(self): return vars(self) | dict(images=None, loader=None, stream=None, distill_loss=None)
 
     def before_fit(self):
@@ -52,6 +53,7 @@ class UnlabeledImages(Callback):
             raise EKDError(f'loss_func: {self.distill_loss.name} has nothing to learn from images without labels, '
                            'expected EKDLoss with beta or gamma above 0')
         self._check_images()
+        self._check_share()
         self.in_cache = self._is_cached()
         self.distill_loss.has_unlabeled = True
 
@@ -90,6 +92,15 @@ def _images_of(batch):
     return x.as_subclass(Tensor),None if key is None or key.view is None else torch.stack(key, 1)
 
 # %% ../nbs/08_unlabeled.ipynb #08b1000a
+@patch
+def _check_share(self:UnlabeledImages):
+    "Refuse a share that gives no image, and a second callback of this kind"
+    bs = getattr(self.learn.dls, 'bs', None) or getattr(self.learn.dls.train, 'batch_size', None)
+    expect(not bs or round(self.share*bs)>0, 'share', self.share, f'at least one unlabelled image for a batch of {bs}')
+    n = sum(isinstance(c, UnlabeledImages) for c in self.learn.cbs)
+    expect(n==1, 'cbs', f'{n} UnlabeledImages', 'one; several folders can be one list of files')
+
+# %% ../nbs/08_unlabeled.ipynb #f6e7b07e
 def _begin_pass(dl, i):
     "Make the order of a pass depend on its number only"
     seed = 7919*i + rank_distrib()
@@ -160,7 +171,8 @@ def before_train(self:UnlabeledImages):
     "Begin a new order; how many epochs are done says which"
     if self.distill_loss is None or not self.distill_loss.has_unlabeled: return
     done = self.learn.train_iter//max(1, len(self.learn.dls.train))
-    self.stream,self.left = self._batches(1+1000*done),torch.zeros(0)
+    # a prime number, so that epochs begin with different views
+    self.stream,self.left = self._batches(1+1009*done),torch.zeros(0)
     self.keys = torch.zeros(0, 2, dtype=torch.long)
 
 @patch

@@ -3,6 +3,9 @@ import copy, json
 
 import pytest, torch
 from fastai.callback.core import Callback
+from fastai.callback.mixup import MixUp
+from fastai.data.core import DataLoaders
+from torch.utils.data import DataLoader, TensorDataset
 
 from ekd_nb.compare import compare
 from ekd_nb.core import EKDError
@@ -89,3 +92,17 @@ def test_a_sentence_names_what_is_not_settled():
     assert text.startswith('3 seeds, 100 images: EKD is 10.7 ± 1.4 points above labels '
                            'and 0.0 ± 2.5 points above KD (the interval')
     assert paired_difference(rs, 'ekd', 'kd').side == 0 and mean_ci([.1]).half is None
+
+@pytest.mark.parametrize('change', ['images', 'a callback'])
+def test_records_of_other_data_or_callbacks_are_not_taken(change, tmp_path):
+    def loaders(seed):
+        x = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+        ds = TensorDataset(x, torch.arange(40)%2)
+        return DataLoaders(DataLoader(ds, batch_size=20), DataLoader(ds, batch_size=20))
+    ts,kw = [get_model('resnet8-w4', 2, 3)],dict(epochs=1, seeds=1, methods=('labels',), folder=tmp_path, n_out=2)
+    kw |= dict(log=lambda line: None, judge=False)
+    first = compare(loaders(0), 'resnet8-w4', ts, cbs=MixUp(.4), **kw)
+    same = compare(loaders(0), 'resnet8-w4', ts, cbs=MixUp(.4), **kw)
+    other = dict(cbs=MixUp(.1)) if change=='a callback' else dict(cbs=MixUp(.4))
+    third = compare(loaders(int(change=='images')), 'resnet8-w4', ts, **other, **kw)
+    assert first.records==same.records and first.records[0]['key']!=third.records[0]['key']

@@ -1,6 +1,7 @@
 "Beyond the plain call: partial teachers, unlabelled images, weights of teachers, several labels, named layers, votes"
-import sys, warnings
+import copy, sys, warnings
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np, pytest, torch
 import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
@@ -13,10 +14,12 @@ from fastai.data.core import DataLoaders
 from ekd_nb.branches import StudentOutput
 from ekd_nb.checkpoint import Checkpoint
 from ekd_nb.core import EKDError
+from ekd_nb.data import image_dls, load_images
 from ekd_nb.learner import ekd_learner, teacher_learner
 from ekd_nb.losses import DistillLoss, EKDLoss
 from ekd_nb.models import get_model
 from ekd_nb.multilabel import MultiLabelEKDLoss
+from ekd_nb.preflight import check_match
 from ekd_nb.student import branched_student
 from ekd_nb.teachers import TeacherEnsemble, TeacherOutput
 from ekd_nb.unlabeled import NO_LABEL, UnlabeledImages
@@ -314,7 +317,8 @@ def test_named_layers_refused():
         with pytest.raises(EKDError, match=says): learner(ts=pair(), hints=hints)
     with pytest.raises(EKDError, match='gamma above 0'):
         learner(ts=pair(), hints=[None, None], loss_func=EKDLoss(gamma=0))
-    with pytest.raises(EKDError, match='no teachers'): ekd_learner(dls(), SMALL, hints=['a'], loss_func=EKDLoss())
+    with pytest.raises(EKDError, match='teachers: got none|no teachers'):
+        ekd_learner(dls(), SMALL, hints=['a'], loss_func=EKDLoss())
 
 
 # ---- votes, uncertainty, picture
@@ -364,3 +368,32 @@ def test_picture(trained):
     assert 'filled: pretrained weights' in kept
     with pytest.raises(EKDError, match='size: got'): trained.model.draw((1, 8))
     plt.close('all')
+
+def few(**kw): return image_dls(load_images('digits'), idx=range(64), bs=16, device='cpu', **kw)
+
+def test_a_share_without_an_image_and_two_callbacks_are_refused():
+    more = image_dls(load_images('digits'), idx=range(64, 96), bs=8, device='cpu')
+    teacher = get_model('resnet8-w4', 10, 1)
+    for cbs,says in ((UnlabeledImages(more, .01), 'share: got 0.01, expected at least one'),
+                     ([UnlabeledImages(more), UnlabeledImages(more)], 'cbs: got .*2 UnlabeledImages')):
+        learn = ekd_learner(few(), 'resnet8-w4', [teacher], judge=False, cbs=cbs)
+        with learn.no_bar(), learn.no_logging(), pytest.raises(EKDError, match=says): learn.fit(1)
+
+def test_unlabelled_images_come_in_other_views_in_other_epochs():
+    more = image_dls(load_images('digits'), idx=range(64, 96), bs=32, n_views=4, device='cpu')
+    cb,seen = UnlabeledImages(more),[]
+    learn = ekd_learner(few(), 'resnet8-w4', [get_model('resnet8-w4', 10, 1)], judge=False, cbs=cb)
+    take = cb._take
+    cb._take = lambda n, device: (lambda o: (seen.append(o[1]), o)[1])(take(n, device))
+    with learn.no_bar(), learn.no_logging(): learn.fit(4)
+    views = torch.cat(seen)
+    assert len({int(v) for r,v in views if r==views[0,0]})>1
+
+def test_a_copied_callback_keeps_its_images():
+    cb = UnlabeledImages(few(), .5)
+    assert copy.deepcopy(cb).images is cb.images and copy.deepcopy(cb).share==.5
+
+def test_probabilities_are_not_fused_for_several_labels():
+    net = branched_student('resnet8-w4', 2, 5, fusion='prob', in_channels=1)
+    loss,found = MultiLabelEKDLoss(1, 0, 0),SimpleNamespace(n_teachers=0)
+    with pytest.raises(EKDError, match="fusion: got 'prob'"): check_match(net, loss, found)

@@ -12,6 +12,7 @@ from ekd_nb.learner import ekd_learner
 from ekd_nb.losses import EKDLoss
 from ekd_nb.models import get_model
 from ekd_nb.preflight import first_batch, preflight
+from ekd_nb.teachers import TeacherEnsemble
 
 warnings.filterwarnings('ignore')
 LABELS = EKDLoss(1., 0., 0.)
@@ -119,3 +120,12 @@ def test_what_a_preflight_has_found():
     assert torch.equal(found.probe.idx, found.x.key.idx[:8])
     found = preflight(dls(), LABELS)
     assert found.teachers is None and found.probe is None
+
+def test_a_teacher_of_colour_images_without_normalisation_is_adapted_as_one(monkeypatch):
+    "Statistics of one number say nothing about channels"
+    net = get_model('resnet8-w4', 10, 3)
+    net.manifest = dict(stats=[[0.], [1.]])
+    monkeypatch.setattr('ekd_nb.judge.data_stats', lambda dls: [[.5]*3, [.25]*3])
+    found = TeacherEnsemble([net]).match(None, log=lambda line: None)
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.allclose(found.models[0](x), net.eval()(x*.25+.5), atol=1e-4)

@@ -202,8 +202,9 @@ class Broken(Callback):
     def after_pred(self): raise ZeroDivisionError('stop')
 
 def test_no_precision_is_left_behind_by_an_error():
-    learn = ekd_learner(image_dls(load_images('digits'), idx=range(64), bs=32), 'resnet8-w4', loss_func=EKDLoss(1, 0, 0),
-                        n_branches=2, cbs=[BF16Callback(), Broken()])
+    few = image_dls(load_images('digits'), idx=range(64), bs=32)
+    kw = dict(loss_func=EKDLoss(1, 0, 0), n_branches=2)
+    learn = ekd_learner(few, 'resnet8-w4', cbs=[BF16Callback(), Broken()], **kw)
     with learn.no_bar(), learn.no_logging(), pytest.raises(ZeroDivisionError): learn.fit(1)
     assert not torch.is_autocast_enabled('cpu')
     learn.remove_cb(Broken)
@@ -213,8 +214,8 @@ def test_no_precision_is_left_behind_by_an_error():
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_a_teacher_in_half_precision_teaches_a_run_in_bfloat16(dtype):
     teacher = get_model('resnet8-w4', 10, 1).to(dtype)
-    learn = ekd_learner(image_dls(load_images('digits'), idx=range(64), bs=32), 'resnet8-w4', [teacher], judge=False,
-                        cbs=[BF16Callback()])
+    few = image_dls(load_images('digits'), idx=range(64), bs=32)
+    learn = ekd_learner(few, 'resnet8-w4', [teacher], judge=False, cbs=[BF16Callback()])
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3)
     assert all(p.isfinite().all() for p in learn.model.parameters())
 
@@ -222,3 +223,9 @@ def test_a_finished_student_refuses_a_fusion_that_does_not_exist():
     student = branched_student('resnet8-w4', 2, 10, in_channels=1)
     with pytest.raises(EKDError, match='fusion: got 3, expected one of mean, prob, gate'):
         ekd_learner(image_dls(load_images('digits'), bs=32), student, loss_func=EKDLoss(1, 0, 0), fusion=3)
+
+def test_bfloat16_with_a_teacher_without_features():
+    traced = torch.jit.trace(get_model('resnet8-w4', 10, 1).eval(), torch.zeros(2, 1, 8, 8))
+    learn = ekd_learner(image_dls(DATA, ROWS, bs=64), 'resnet8-w4', [traced], judge=False, cbs=[BF16Callback()],
+                        loss_func=EKDLoss(gamma=0))
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3)
