@@ -13,7 +13,8 @@ from ekd_nb.fold import fold_batchnorm
 from ekd_nb.learner import ekd_learner
 from ekd_nb.losses import EKDLoss
 from ekd_nb.models import count_flops, count_params, get_model
-from ekd_nb.student import BranchedStudent, MAX_COST, branched_student
+from ekd_nb.split import MAX_COST
+from ekd_nb.student import BranchedStudent, branched_student
 
 sys.path.insert(0, str(Path(__file__).parents[1]/'tools'))
 import timm_students

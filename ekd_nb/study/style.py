@@ -85,7 +85,7 @@ def banner(
 ): # the same Axes
     "Write `text` over a picture"
     ax.annotate(text, (.5,1), (0,8), xycoords='axes fraction', textcoords='offset points', ha='center',
-                color='white', fontsize=10, bbox=dict(boxstyle='round', fc='#6E6E6E', ec='none'))
+                color='white', fontsize=10, bbox=dict(boxstyle='round', fc=TEXT_COLOR, ec='none'))
     return ax
 
 def not_measured(ax):
