@@ -1,5 +1,5 @@
 "Every page of results answers in a box at its top, and without records says what is missing."
-import ast, json, os
+import ast, json, os, shutil
 from pathlib import Path
 import matplotlib
 import pytest
@@ -39,6 +39,7 @@ def test_without_records_the_box_says_what_is_missing(path, tmp_path, monkeypatc
     folder = tmp_path/'results'
     kinds = 'runs', 'choices', 'benchmarks', 'gpu', 'faults', 'distributed', 'versions'
     for d in kinds: (folder/d).mkdir(parents=True)
+    shutil.copytree(path.parents[2]/'results'/'plans', folder/'plans')   # plans are no records
     (tmp_path/'nbs/results').mkdir(parents=True)
     monkeypatch.chdir(tmp_path/'nbs/results')
     for m in (records, tables, claims): monkeypatch.setattr(m, 'results_dir', lambda f=None: Path(f) if f else folder)

@@ -199,7 +199,8 @@ def test_fine_tune_trains_what_is_new():
 
 
 @pytest.mark.skipif(not os.environ.get('EKD_DATA'), reason='needs the real CIFAR: EKD_DATA is not set')
-@pytest.mark.parametrize('split, new', [('heads', ['branches.']), ('layer3', ['head.', 'projections.'])])
+@pytest.mark.parametrize('split, new', [('heads', ['branches.', 'projections.']),
+                                        ('layer3', ['head.', 'projections.'])])
 def test_fine_tune_on_images_of_cifar(split, new):
     "First what is new learns, then everything"
     from fastai.callback.core import Callback
