@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Tracer
 
-from .core import EKDError, add_digest, digest_matches, expect, same_answers, write_atomic, write_json
+from .core import EKDError, add_digest, digest_matches, expect, same_answers
+from .core import tensor_digest, write_atomic, write_json
 from .fold import fold_batchnorm
 from .models import ZeroPadShortcut
 from .student import BranchedStudent, probe_images
@@ -146,6 +147,8 @@ def run_graph(
     return torch.stack([values[i] for i in graph.branches])
 
 # %% ../nbs/16_browser.ipynb #60b4c0c9
+def _weights_digest(weights): return tensor_digest({'weights': torch.from_numpy(weights.astype('<f2'))})
+
 def save_graph(
     graph:NetworkGraph,
     path, # `….json`; the weights go to `….bin` beside it
@@ -155,7 +158,8 @@ def save_graph(
     path = Path(path)
     expect(path.suffix=='.json', 'path', str(path), 'a name that ends in .json')
     write_atomic(path.with_suffix('.bin'), lambda p: p.write_bytes(graph.weights.astype('<f2').tobytes()))
-    content = dict(schema=1, ops=graph.ops, branches=graph.branches, n_weights=len(graph.weights), **about)
+    content = dict(schema=1, ops=graph.ops, branches=graph.branches, n_weights=len(graph.weights),
+                   weights_digest=_weights_digest(graph.weights), **about)
     return write_json(path, add_digest(content))
 
 def load_graph(
@@ -168,4 +172,6 @@ def load_graph(
     except (OSError, ValueError) as e: raise EKDError(f'path: {path} cannot be read ({e})') from None
     expect(digest_matches(content), 'path', str(path), 'a file as save_graph wrote it: its digest does not match')
     expect(len(weights)==content['n_weights'], 'path', f'{len(weights)} weights', f"{content['n_weights']} beside {path}")
+    same = content.get('weights_digest') in (None, _weights_digest(weights))   # files of before have none
+    expect(same, 'path', str(Path(path).with_suffix('.bin')), f'the weights that belong to {path}')
     return NetworkGraph(content['ops'], content['branches'], weights)

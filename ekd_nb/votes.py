@@ -47,11 +47,15 @@ class Votes(NamedTuple):
 def _split_batch(b):
     "(images, labels or None)"
     b = b if isinstance(b, (tuple, list)) else (b,)
+    if not (b and all(isinstance(o, Tensor) for o in b[:2])):
+        kinds = ', '.join(type(o).__name__ for o in b[:2])
+        raise EKDError(f'dl: a batch holds {kinds or "nothing"}, expected tensors; learn.dls.test_dl(files) makes them of files')
     y = b[1].as_subclass(Tensor) if len(b)>1 else None
     if y is not None and (y.ndim!=1 or y.is_floating_point()):
         raise EKDError(f'dl: a batch has labels of shape {list(y.shape)}, expected class numbers, int [B]')
     return b[0].as_subclass(Tensor),y
 
+# %% ../nbs/14_votes.ipynb #54b7e9cc
 def _teacher_logits(teachers, x):
     "Logits [T,B,C], minus infinity for classes that a teacher does not know"
     z,known = teachers(x).logits,teachers.known
@@ -65,6 +69,7 @@ def _vote_batches(model, teachers, dl):
         for batch in dl:
             x,y = _split_batch(batch)
             z = cpu(model(x.to(device)))
+            if not z.isfinite().all(): raise EKDError('dl: outputs for some images are not finite, expected numbers')
             b = cpu(seen.pop()) if seen else z[None]
             t = z.new_zeros(0, *z.shape)
             if teachers is not None: t = cpu(_teacher_logits(teachers.to(device), x.to(device)))
@@ -74,6 +79,8 @@ def _vote_batches(model, teachers, dl):
 def _voters(learn, teachers):
     "(student, teachers or None) of a Learner"
     expect(isinstance(learn, Learner), 'learn', type(learn).__name__, 'a Learner, as ekd_learner returns it')
+    if getattr(learn.loss_func, 'multi_label', False):
+        raise EKDError('learn: it was trained for several labels an image, expected one label: votes are for single classes')
     if teachers is True: teachers = getattr(getattr(learn, 'distill', None), 'teachers', None)
     if teachers is False: teachers = None
     if not (teachers is None or isinstance(teachers, TeacherEnsemble)):
@@ -82,6 +89,7 @@ def _voters(learn, teachers):
 
 def _loader(learn, dl, ds_idx):
     "The loader to read, in order"
+    expect(dl is None or hasattr(dl, '__iter__'), 'dl', dl, 'a DataLoader')
     if dl is not None: return dl
     if not (isinstance(ds_idx, int) and 0<=ds_idx<len(learn.dls.loaders)):
         raise EKDError(f'ds_idx: got {ds_idx!r}, expected 0 to {len(learn.dls.loaders)-1}, one of the loaders of this Learner')
@@ -113,13 +121,15 @@ class _Case(NamedTuple):
 
 def _most_disputed(batches, n):
     "The `n` cases with the largest mutual information among those where voters differ"
-    best = []
+    best,any_batch = [],False
     for x,v in batches:
+        any_batch = True
         if len(v.voters)<2:
             raise EKDError('learn: the student has one branch and no teacher, expected several voters')
         scores = mutual_information(v.voters)
         best += [_Case(scores[i].item(), x[i].cpu(), v.at(i)) for i in v.disagree.nonzero()[:,0].tolist()]
         best = sorted(best, key=lambda c: -c.score)[:n]
+    if not any_batch: raise EKDError('dl: it gave no batch, expected at least one')
     return best
 
 # %% ../nbs/14_votes.ipynb #5c1a0011

@@ -66,3 +66,11 @@ def test_damaged_files_are_refused(tmp_path):
     path.write_text(text.replace('"k": 3', '"k": 1', 1))
     with pytest.raises(EKDError, match='digest does not match'): load_graph(path)
     with pytest.raises(EKDError, match='cannot be read'): load_graph(tmp_path/'none.json')
+
+
+def test_weights_that_changed_are_refused(tmp_path):
+    path = save_graph(network_graph(student()), tmp_path/'s.json')
+    changed = bytearray(path.with_suffix('.bin').read_bytes())
+    changed[0] ^= 1
+    path.with_suffix('.bin').write_bytes(changed)
+    with pytest.raises(EKDError, match='the weights that belong to'): load_graph(path)

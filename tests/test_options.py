@@ -397,3 +397,18 @@ def test_probabilities_are_not_fused_for_several_labels():
     net = branched_student('resnet8-w4', 2, 5, fusion='prob', in_channels=1)
     loss,found = MultiLabelEKDLoss(1, 0, 0),SimpleNamespace(n_teachers=0)
     with pytest.raises(EKDError, match="fusion: got 'prob'"): check_match(net, loss, found)
+
+VOTES = [([], 'it gave no batch'), ('pictures', 'a batch holds str'), (3, 'dl: got 3'),
+         ([None], 'a batch holds NoneType'), ([(torch.full((2, 1, 8, 8), torch.nan),)], 'not finite')]
+
+@pytest.mark.parametrize('f', [show_disagreement, get_uncertainty, get_votes])
+@pytest.mark.parametrize('dl,says', VOTES, ids=[w for _,w in VOTES])
+def test_votes_without_images_are_refused(f, dl, says):
+    learn = ekd_learner(few(), 'resnet8-w4', n_branches=2, loss_func=EKDLoss(1, 0, 0))
+    with pytest.raises(EKDError, match=says): f(learn, dl)
+
+@pytest.mark.parametrize('f', [show_disagreement, get_uncertainty])
+def test_votes_about_several_labels_are_refused(f):
+    learn = ekd_learner(few(), 'resnet8-w4', n_branches=2, loss_func=EKDLoss(1, 0, 0))
+    learn.loss_func = MultiLabelEKDLoss(1, 0, 0)
+    with pytest.raises(EKDError, match='several labels'): f(learn, [(torch.zeros(2, 1, 8, 8),)])
