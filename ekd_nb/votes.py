@@ -87,6 +87,7 @@ def _voters(learn, teachers):
         raise EKDError(f'teachers: got a {type(teachers).__name__}, expected True, False or a TeacherEnsemble')
     return unwrap_model(learn.model),teachers
 
+# %% ../nbs/14_votes.ipynb #474cfabc
 def _loader(learn, dl, ds_idx):
     "The loader to read, in order"
     expect(dl is None or hasattr(dl, '__iter__'), 'dl', dl, 'a DataLoader')

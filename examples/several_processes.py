@@ -10,7 +10,7 @@ import argparse
 from contextlib import nullcontext
 
 import torch
-import fastai.distributed   # learn.distrib_ctx
+from fastai.distributed import teardown_distrib   # and learn.distrib_ctx
 from fastai.torch_core import num_distrib, rank_distrib
 from ekd_nb.all import *
 
@@ -37,7 +37,10 @@ def main():
     several = learn.distrib_ctx(cpu=a.cpu, sync_bn=not a.cpu) if world>1 else nullcontext()
     with several, learn.no_bar(): learn.fit_one_cycle(a.epochs, 1e-2)
 
-    if rank_distrib(): return   # process 0 does the rest
+    rank = rank_distrib()
+    if world>1: torch.distributed.barrier()   # all are done; a group left open can abort a process that ends first
+    teardown_distrib()
+    if rank: return   # process 0 does the rest
     save_student(learn, a.out)
     accuracy = learn.recorder.values[-1][2]
     print(f'{world} process(es), {dls.bs} images each: {len(learn.recorder.losses)} steps, accuracy {accuracy:.3f}; '
