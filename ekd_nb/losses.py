@@ -33,7 +33,7 @@ class DistillLoss(nn.Module):
     tau = LossNumber('a temperature above 0', low=1e-9) # τ, temperature
     gamma = 0.                # γ, weight of the hints
     branch_reduction = 'sum'  # over branches: `sum` or `mean`
-    assign = fusion = class_weights = None    # see the table above
+    assign = fusion = class_weights = None    # see the table below
     make_projections = use_teachers = None
     projection = 'linear'     # form of the usual projections: `linear` or `mlp`
     optional_hints = False    # go on without hints where teachers have no features?
@@ -231,6 +231,35 @@ class EKDLoss(DistillLoss):
         self.set_parts(branch_reduction, ensemble_weight, assign, teacher_weights)
         self.set_hints(hint_error, hint_schedule, hint_end, projection)
 
+# %% ../nbs/07_losses.ipynb #c372a3ac
+@patch
+def set_parts(self:EKDLoss, branch_reduction, ensemble_weight, assign, teacher_weights):
+    "Check and keep what concerns branches and teachers"
+    self.check_weights(ensemble_weight=ensemble_weight)
+    expect(branch_reduction in ('sum', 'mean'), 'branch_reduction', branch_reduction, "'sum' or 'mean'")
+    expect(teacher_weights in ('equal', 'confidence'), 'teacher_weights', teacher_weights, "'equal' or 'confidence'")
+    self.ensemble_weight,self.branch_reduction,self.assign = ensemble_weight,branch_reduction,assign
+    self.teacher_weights = teacher_weights
+
+# %% ../nbs/07_losses.ipynb #b4a5ec35
+@patch
+def set_hints(self:EKDLoss, hint_error, hint_schedule, hint_end, projection):
+    "Check and keep what concerns the form of the hints"
+    expect(hint_error in ('mse', 'standard', 'cosine'), 'hint_error', hint_error, "'mse', 'standard' or 'cosine'")
+    if hint_error!='mse' and self.normalize_hints:
+        relative = f'True with hint_error={hint_error!r}, which is relative already'
+        raise EKDError(f"normalize_hints: got {relative}; expected False, or hint_error='mse'")
+    if hint_schedule=='auto': hint_schedule = None if 'gamma' in self.schedules else 'cosine'
+    expect(hint_schedule in (None, 'linear', 'cosine'), 'hint_schedule', hint_schedule, "None, 'linear', 'cosine' or 'auto'")
+    share = isinstance(hint_end, Real) and 0<hint_end<=1
+    expect(share, 'hint_end', hint_end, 'a share of the training above 0 and up to 1')
+    expect(projection in ('linear', 'mlp'), 'projection', projection, "'linear' or 'mlp'")
+    if hint_schedule and 'gamma' in self.schedules:
+        raise EKDError(f'hint_schedule: got {hint_schedule!r} and a schedule for gamma, expected one of the two')
+    self.hint_error,self.projection = hint_error,projection
+    self.hint_schedule,self.hint_end = hint_schedule,hint_end
+    self.hint_scale = 1.   # factor on γ now, set by `follow_schedules`
+
 # %% ../nbs/07_losses.ipynb #b7b8f378
 @patch(as_prop=True)
 def term_names(self:EKDLoss):
@@ -276,15 +305,6 @@ def soft_terms(self:EKDLoss,
                              getattr(pred.teacher, 'known', ()), self.teacher_weights=='confidence')
 
 EKDLoss.partial_teachers = EKDLoss.takes_unlabeled = True
-
-@patch
-def set_parts(self:EKDLoss, branch_reduction, ensemble_weight, assign, teacher_weights):
-    "Check and keep what concerns branches and teachers"
-    self.check_weights(ensemble_weight=ensemble_weight)
-    expect(branch_reduction in ('sum', 'mean'), 'branch_reduction', branch_reduction, "'sum' or 'mean'")
-    expect(teacher_weights in ('equal', 'confidence'), 'teacher_weights', teacher_weights, "'equal' or 'confidence'")
-    self.ensemble_weight,self.branch_reduction,self.assign = ensemble_weight,branch_reduction,assign
-    self.teacher_weights = teacher_weights
 
 # %% ../nbs/07_losses.ipynb #dcf16219
 @patch
@@ -333,26 +353,6 @@ def number_text(self:DistillLoss, name):
     s = self.schedules.get(name)
     return f'{s(0.):g} to {s(1.):g}' if s else str(getattr(self, name))
 
-# %% ../nbs/07_losses.ipynb #b4a5ec35
-@patch
-def set_hints(self:EKDLoss, hint_error, hint_schedule, hint_end, projection):
-    "Check and keep what concerns the form of the hints"
-    expect(hint_error in ('mse', 'standard', 'cosine'), 'hint_error', hint_error, "'mse', 'standard' or 'cosine'")
-    if hint_error!='mse' and self.normalize_hints:
-        relative = f'True with hint_error={hint_error!r}, which is relative already'
-        raise EKDError(f"normalize_hints: got {relative}; expected False, or hint_error='mse'")
-    if hint_schedule=='auto': hint_schedule = None if 'gamma' in self.schedules else 'cosine'
-    expect(hint_schedule in (None, 'linear', 'cosine'), 'hint_schedule', hint_schedule, "None, 'linear', 'cosine' or 'auto'")
-    share = isinstance(hint_end, Real) and 0<hint_end<=1
-    expect(share, 'hint_end', hint_end, 'a share of the training above 0 and up to 1')
-    expect(projection in ('linear', 'mlp'), 'projection', projection, "'linear' or 'mlp'")
-    if hint_schedule and 'gamma' in self.schedules:
-        raise EKDError(f'hint_schedule: got {hint_schedule!r} and a schedule for gamma, expected one of the two')
-    self.hint_error,self.projection = hint_error,projection
-    self.hint_schedule,self.hint_end = hint_schedule,hint_end
-    self.hint_scale = 1.   # factor on γ now, set by `follow_schedules`
-
-# %% ../nbs/07_losses.ipynb #b4a5ec01
 @patch
 def hint_repr(self:EKDLoss):
     "What is not the default of the hints, in words"
@@ -360,6 +360,7 @@ def hint_repr(self:EKDLoss):
     form = f', {self.hint_error} hints'
     return form + (f', γ falls ({self.hint_schedule})' if self.hint_schedule else '')
 
+# %% ../nbs/07_losses.ipynb #b4a5ec01
 @patch
 def scale_at(self:EKDLoss,
     share:float, # of the training that is done, 0 to 1
