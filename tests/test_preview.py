@@ -14,10 +14,10 @@ from refs import Refs, bib_keys
 def render(md, keys=('hinton2015kd',)):
     "HTML of a page of one cell, number 3, and the complaints about it"
     said = []
-    doc = json.loads(build.pandoc(['-f', build.READS, '-t', 'json'], f'<!--cell 3-->\n\n{md}')[0])
+    doc = build.read([f'<!--cell 3-->\n\n{md}'])[0]
     doc = Refs(set(keys), lambda cell, text: said.append((cell, text)),
                lambda target, cell: target.replace('.ipynb', '.html'))(doc)
-    return build.pandoc(['-f', 'json', '-t', 'html5', '--mathml'], json.dumps(doc))[0], said
+    return build.write([dict(doc=json.dumps(doc), cites=False)])[0][0], said
 
 
 def test_references_are_numbered_in_reading_order():
@@ -173,9 +173,8 @@ def test_folded_code_and_directives_of_markdown(project):
 
 
 def test_sections_of_a_page_can_be_searched():
-    doc = json.loads(build.pandoc(['-f', build.READS, '-t', 'json'],
-                                  'Before.\n\n## One {#one}\n\nText $x$ and `code`.\n\n```{.output}\nnoise\n```\n\n| a '
-                                  '| b |\n|---|---|\n| c | d |\n\n### Two {#two}\n\n- e\n- f')[0])
+    doc, = build.read(['Before.\n\n## One {#one}\n\nText $x$ and `code`.\n\n```{.output}\nnoise\n```\n\n| a '
+                       '| b |\n|---|---|\n| c | d |\n\n### Two {#two}\n\n- e\n- f'])
     rows = sections(SimpleNamespace(title='T', html='t.html', front={'description': 'about'}), doc)
     assert rows == [['T', 'about', 't.html', 'Before.'], ['T', 'One', 't.html#one', 'Text x and code. a b c d'],
                     ['T', 'Two', 't.html#two', 'e f']]
@@ -209,7 +208,7 @@ def test_the_search_box_finds_a_section_and_goes_there(project):
 
 def test_terms_of_the_glossary_have_rows_of_their_own_in_the_search():
     text = '## Networks {#networks}\n\n- [**Hint**]{#hint}: compares *features*.\n- plain'
-    doc = json.loads(build.pandoc(['-f', build.READS, '-t', 'json'], text)[0])
+    doc = build.read([text])[0]
     rows = sections(SimpleNamespace(title='Glossary', html='glossary.html', front={}), doc)
     assert rows[-1] == ['Glossary', 'Hint', 'glossary.html#hint', 'Hint: compares features.']
 

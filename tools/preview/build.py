@@ -5,7 +5,7 @@
 Fails, naming notebook and cell, on an unexecuted cell, an unknown citation, cross-reference or record, a picture
 without alternative text or over 200 KB, and TeX that cannot be drawn.
 """
-import html, json, posixpath, re, shutil, subprocess, sys, time
+import html, json, posixpath, re, shutil, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import yaml
@@ -96,27 +96,31 @@ class Site:
         if not to: fail(cell, f'links to {target}, which does not exist')
         return page.base + to.html + hash_ + anchor if to else target
 
-    def build(self, page):
-        "Write one page; problems found on the way are returned"
-        bad = [f'{page.name}{"" if i is None else f", cell {i}"}: {text}' for i, text in page.executed]
-        fail = lambda cell, text: bad.append(str(PageError(page.name, cell, text)))
-        doc = json.loads(pandoc(['-f', READS, '-t', 'json', '--columns=1000'], page.markdown(self.out, fail))[0])
-        doc = Refs(self.keys, fail, lambda target, cell: self.link(page, target, cell, fail))(doc)
+    def build(self):
+        "Write every page; problems found on the way are kept"
+        told = {p: [f'{p.name}{"" if i is None else f", cell {i}"}: {text}' for i, text in p.executed]
+                for p in self.pages.values()}
+        def failing(page): return lambda cell, text: told[page].append(str(PageError(page.name, cell, text)))
+        docs = read([p.markdown(self.out, failing(p)) for p in told])
+        jobs = [self.job(p, doc, failing(p)) for p, doc in zip(told, docs)]
+        shared = dict(template=str(HERE/'page.html'), bibliography=str(ROOT/'nbs'/self.yml['bibliography']))
+        for page, (text, warnings) in zip(told, write(jobs, **shared)):
+            told[page] += [f'{page.name}: {w}' for w in warnings if 'TeX' in w or 'citeproc' in w.lower()]
+            (self.out/page.html).parent.mkdir(parents=True, exist_ok=True)
+            (self.out/page.html).write_text(text, encoding='utf-8')
+        self.problems += [text for texts in told.values() for text in texts]
+
+    def job(self, page, doc, fail):
+        "What pandoc needs to write one page"
+        refs = Refs(self.keys, fail, lambda target, cell: self.link(page, target, cell, fail))
+        doc = refs(doc)
         self.rows[page.rel] = sections(page, doc)
-        args = ['-f', 'json', '-t', 'html5', '--standalone', '--mathml', '--toc', '--toc-depth=3', '--citeproc',
-                f'--template={HERE/"page.html"}', f'--bibliography={ROOT/"nbs"/self.yml["bibliography"]}',
-                '-M', 'link-citations=true']
-        if after := self.yml['format']['html'].get('include-after-body'): args += ['-A', str(ROOT/'nbs'/after)]
-        for k, v in self.navigation(page).items(): args += ['-V', f'{k}={v}']
         about = ' '.join(page.front.get('description', '').split())
-        for k, v in dict(pagetitle=page.title, about=about.replace('`', '')).items():
-            args += ['-V', f'{k}={html.escape(v)}']
-        args += ['-V', 'subtitle=' + re.sub('`(.+?)`', r'<code>\1</code>', html.escape(about))]
-        text, warnings = pandoc(args, json.dumps(doc))
-        bad += [f'{page.name}: {w}' for w in warnings.splitlines() if 'TeX' in w or 'citeproc' in w.lower()]
-        (self.out/page.html).parent.mkdir(parents=True, exist_ok=True)
-        (self.out/page.html).write_text(text, encoding='utf-8')
-        return bad
+        shown = dict(pagetitle=html.escape(page.title), about=html.escape(about.replace('`', '')),
+                     subtitle=re.sub('`(.+?)`', r'<code>\1</code>', html.escape(about)))
+        after = self.yml['format']['html'].get('include-after-body')
+        if after: shown['include-after'] = (ROOT/'nbs'/after).read_text(encoding='utf-8')
+        return dict(doc=json.dumps(doc), cites=refs.cited, variables={**self.navigation(page), **shown})
 
     def copy_assets(self):
         for f in PROC.rglob('*'):
@@ -129,13 +133,31 @@ class Site:
         for f in ('preview.css', 'preview.js'): shutil.copy(HERE/f, self.out/f)
 
 
-def pandoc(args, text):
-    "pandoc's output and warnings"
+def convert(kind, items, **shared):
+    "What convert.lua makes of each item, `(result, lines of warning)`: two processes, each with half of the items"
     import pypandoc
-    command = [pypandoc.get_pandoc_path(), *args]
-    r = subprocess.run(command, input=text, capture_output=True, text=True, encoding='utf-8')
-    if r.returncode: raise RuntimeError(f'pandoc: {r.stderr.strip()}')
-    return r.stdout, r.stderr
+    def half(k):
+        job = out/f'{k}.json'
+        job.write_text(json.dumps({kind: items[k::2], **shared}), encoding='utf-8')
+        r = subprocess.run([pypandoc.get_pandoc_path(), 'lua', str(HERE/'convert.lua'), str(job)],
+                           capture_output=True, text=True, encoding='utf-8')
+        if r.returncode: raise RuntimeError(f'pandoc: {r.stderr.strip()}')
+        said = re.split(r'^page \d+\n', r.stderr, flags=re.M)[1:]
+        return zip(json.loads(r.stdout), [t.splitlines() for t in said])
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
+        out, done = Path(folder), [None]*len(items)
+        for k, found in enumerate(pool.map(half, range(2))): done[k::2] = found
+    return done
+
+
+def read(texts):
+    "pandoc's syntax tree of each text of a page"
+    return [json.loads(doc) for doc, _ in convert('read', texts, format=READS)]
+
+
+def write(jobs, **shared):
+    "HTML of each page, and what pandoc says of it"
+    return convert('write', jobs, **shared)
 
 
 def main():
@@ -145,8 +167,7 @@ def main():
     OUT.mkdir()
     site = Site(cfg, OUT)
     site.copy_assets()
-    with ThreadPoolExecutor(2) as pool:
-        site.problems += [p for found in pool.map(site.build, site.pages.values()) for p in found]
+    site.build()
     (OUT/'sections.js').write_text(script([r for rel in site.order for r in site.rows.get(rel, [])]), encoding='utf-8')
     for p in site.problems: print(p)
     bad = f', {len(site.problems)} complaints' if site.problems else ''

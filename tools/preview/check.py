@@ -10,6 +10,7 @@ too small, navigation without a name, and pages over 600 kB (with what all pages
 `--shots` writes a picture of every page. Without a Chromium it says so and passes.
 """
 import argparse, functools, http.server, shutil, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
@@ -68,7 +69,7 @@ def look(tab, base, rel, shots=None):
              'response': answered, 'request': asked}
     for k, f in heard.items(): tab.on(k, f)
     tab.set_viewport_size({'width': 1280, 'height': 900})
-    tab.goto(base+rel, wait_until='load')
+    tab.goto(base+rel, wait_until='networkidle' if rel in HEAVY else 'load')
     found = tab.evaluate((HERE/'audit.js').read_text())
     bad += found['bad']
     name = rel[:-5].replace('/', '-')
@@ -97,19 +98,27 @@ def dead(pages, base, folder):
             elif anchor and to in pages and unquote(anchor) not in pages[to][1]: yield rel, f'dead anchor {to}#{anchor}'
 
 
-def check(folder=OUT, shots=None):
-    "Every complaint, `(page, text)`; None where no Chromium is found"
+def look_at(rels, base, browser, shots):
+    "Open pages one after the other in a browser of their own; what `look` found of each"
     from playwright.sync_api import sync_playwright
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if not browser: return None
-    server, base = serve(folder)
-    rels = sorted(p.relative_to(folder).as_posix() for p in folder.rglob('*.html') if 'site_libs' not in p.parts)
     with sync_playwright() as p:
         chrome = p.chromium.launch(executable_path=browser, args=FLAGS)
         tab = chrome.new_page()
         tab.set_default_timeout(120_000)
-        pages = {rel: look(tab, base, rel, shots) for rel in rels}
+        found = {rel: look(tab, base, rel, shots) for rel in rels}
         chrome.close()
+    return found
+
+
+def check(folder=OUT, shots=None):
+    "Every complaint, `(page, text)`; None where no Chromium is found. Two browsers share the pages"
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if not browser: return None
+    server, base = serve(folder)
+    rels = sorted(p.relative_to(folder).as_posix() for p in folder.rglob('*.html') if 'site_libs' not in p.parts)
+    with ThreadPoolExecutor(2) as pool:
+        halves = [pool.submit(look_at, part, base, browser, shots) for part in (rels[::2], rels[1::2]) if part]
+        pages = {rel: found for half in halves for rel, found in half.result().items()}
     server.shutdown()
     return [*((rel, t) for rel in rels for t in pages[rel][0]), *dead(pages, base, folder)]
 

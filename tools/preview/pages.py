@@ -24,10 +24,24 @@ def process():
             sys.exit(str(PageError(name_of(p), i, text)))
     os.chdir(ROOT)
     refresh_quarto_yml()
+    share_what_is_loaded()
     lib = max((p.stat().st_mtime for p in (ROOT/'ekd_nb').glob('*.py')), default=0)
     stale = PROC.exists() and any(p.stat().st_mtime < lib for p in PROC.rglob('*.ipynb'))
     proc_nbs(n_workers=2, force=stale)
     return get_config()
+
+
+def share_what_is_loaded():
+    """Make nbdev's processes copies of this one, which has loaded the library, where the system allows; read settings once
+
+    Each process would load PyTorch and the library anew, and read pyproject.toml for every cell."""
+    from functools import lru_cache
+    from fastcore.parallel import parallel
+    from nbdev import config, serve
+    config._load_toml = lru_cache(config._load_toml)
+    if not sys.platform.startswith('linux'): return
+    import ekd_nb.all, ekd_nb.study.reproduce   # noqa: F401: what nearly every page imports
+    serve.parallel = lambda f, items, **kw: parallel(f, items, **{**kw, 'method': 'fork'})
 
 
 class Page:
