@@ -92,22 +92,6 @@ def after_pred(self:DistillCallback):
     else: out = self.memo(key, x) if cached else self.teachers(x)
     self.learn.pred = self.learn.pred._replace(teacher=out if key is None else out._replace(idx=key.idx))
 
-# %% ../nbs/08_callbacks.ipynb #ecc64d30
-@patch
-def extend_batch(self:DistillCallback,
-    x:Tensor, # the images of the batch and those added to it, float [B+U,channels,H,W]
-    outputs, # function (key of the first B images or None, all images now) -> `TeacherOutput`
-):
-    "From now on the batch is `x`; `outputs` gives what the teachers find"
-    if not pixels_unchanged(self.learn.xb[0], self._made): self._key = None
-    self._made,self._extra = batch_version(x),outputs
-
-@patch
-def _warn_live(self:DistillCallback, why):
-    "Say once why the cache is not used"
-    if not self.warned: warnings.warn(f'memo: {why}; teachers run live')
-    self.warned = True
-
 # %% ../nbs/08_callbacks.ipynb #3d762a3a
 @patch
 def _prepare(self:DistillCallback, device):
@@ -125,7 +109,7 @@ def _check(self:DistillCallback, device):
     loss = as_distill_loss(self.learn.loss_func)
     self.teachers.check_known(loss)
     probe = self.teachers.probe(b[0][:8].to(device), n_out, loss.needs_features and not loss.optional_hints)
-    loss.settle_hints(probe.features, getattr(self.memo, 'features', True))
+    loss.drop_missing_hints(probe.features, getattr(self.memo, 'features', True))
     return probe
 
 # %% ../nbs/08_callbacks.ipynb #42ab9e56
@@ -153,6 +137,22 @@ def _allocate_memo(self:DistillCallback, device):
     memo.check_compatible(self.teachers, dl.rows, dl.views, data, features)
     memo.teachers = self.teachers   # equal ones, on the device of this run
     return memo if why or memo.allocate(self.probe) else False
+
+# %% ../nbs/08_callbacks.ipynb #ecc64d30
+@patch
+def extend_batch(self:DistillCallback,
+    x:Tensor, # the images of the batch and those added to it, float [B+U,channels,H,W]
+    outputs, # function (key of the first B images or None, all images now) -> `TeacherOutput`
+):
+    "Take `x` as the batch from now on; `outputs` gives the teachers' outputs for it"
+    if not pixels_unchanged(self.learn.xb[0], self._made): self._key = None
+    self._made,self._extra = batch_version(x),outputs
+
+@patch
+def _warn_live(self:DistillCallback, why):
+    "Say once why the cache is not used"
+    if not self.warned: warnings.warn(f'memo: {why}; teachers run live')
+    self.warned = True
 
 # %% ../nbs/08_callbacks.ipynb #3636a113
 class LossTermRecorder(Callback):
@@ -182,7 +182,7 @@ def loss_columns(
 )->list: # of metrics
     "Recorder columns: the terms of a loss, then the numbers that follow a schedule"
     terms = [ValueMetric(partial(recorder.mean, name), name) for name in loss.term_names]
-    return terms + [ValueMetric(partial(loss.number_now, name), name) for name in loss.scheduled]
+    return terms + [ValueMetric(partial(loss.current_value, name), name) for name in loss.scheduled]
 
 # %% ../nbs/08_callbacks.ipynb #c60b3f86
 class BranchLogitsHook(Callback):

@@ -185,42 +185,6 @@ class Checkpoint(Callback):
 def _parse_name(path): return tuple(map(int, re.match(r'fit(\d+)-epoch(\d+)-', path.name).groups()))
 def _digest(data): return hashlib.sha256(data).hexdigest()[:16]
 
-# %% ../nbs/09_checkpoint.ipynb #804e9dec
-@patch
-def before_fit(self:Checkpoint):
-    if not is_training_fit(self.learn): return
-    if len(self.learn._grab_cbs(Checkpoint))>1: raise EKDError('cbs: two Checkpoints in one Learner, expected one')
-    self.n_fit += 1
-    self._begin()
-    self._open()
-    self.state = s = self._newest()
-    if s: self.start_epoch = self.learn.n_epoch if s['stopped'] or s['fit']>self.n_fit else s['epoch']+1
-
-@patch
-def before_epoch(self:Checkpoint):
-    if not is_training_fit(self.learn): return
-    if self.learn.epoch>=self.start_epoch:
-        self._restore()
-        return self._save()
-    if not self.paused_cbs: self.paused_cbs = [cb for cb in self.learn.cbs if cb is not self and cb.run]
-    for cb in self.paused_cbs: cb.run = False
-    bar = getattr(getattr(self.learn, 'progress', None), 'mbar', None)
-    if bar: bar.update(self.learn.epoch)
-    raise CancelEpochException
-
-# %% ../nbs/09_checkpoint.ipynb #0122008e
-@patch
-def after_epoch(self:Checkpoint):
-    if is_training_fit(self.learn) and self.learn.epoch>=self.start_epoch: self.complete = self.learn.epoch
-@patch
-def after_cancel_fit(self:Checkpoint): self.stopped = True
-@patch
-def after_fit(self:Checkpoint):
-    if not is_training_fit(self.learn): return
-    self._restore()
-    self._save()
-    unlock_folder(self.folder)
-
 # %% ../nbs/09_checkpoint.ipynb #4fdf8523
 @patch
 def _open(self:Checkpoint):
@@ -269,6 +233,30 @@ def _check(self:Checkpoint, path, s):
 @patch
 def _data(self:Checkpoint): return str(getattr(self.learn.dls, 'data_fingerprint', ''))
 
+# %% ../nbs/09_checkpoint.ipynb #dec0c9b0
+@patch(as_prop=True)
+def memo(self:Checkpoint):
+    "The run's cache of teacher outputs, or None"
+    distill = getattr(self.learn, 'distill', None)
+    return (distill.memo or None) if distill else None
+
+@patch
+def _save_memo(self:Checkpoint):
+    memo = self.memo
+    if not memo or memo.table is None or not memo.n_filled.any() or memo.misses==self._misses: return
+    if memo.table.numel()*memo.table.element_size()>self.memo_bytes: return
+    try: save_memo(memo, self.folder/'memo.safetensors')
+    except Exception as e:   # whatever it is: the cache only saves time
+        return warnings.warn(f'the cache of teacher outputs could not be saved ({e}); training goes on')
+    self._misses = memo.misses
+
+@patch
+def _load_memo(self:Checkpoint):
+    memo,path = self.memo,self.folder/'memo.safetensors'
+    if not memo or memo.n_filled.any() or not path.is_file(): return
+    try: load_memo(memo, path)
+    except EKDError as e: warnings.warn(f'{e}; teachers run again')
+
 # %% ../nbs/09_checkpoint.ipynb #f4ee3d8e
 def gather_objects(
     o, # picklable
@@ -310,26 +298,38 @@ def _restore(self:Checkpoint):
     self._load_memo()
     set_rng_state([s['rng'], *s.get('other_rngs', [])][rank_distrib()], self.learn.dls.train)
 
-# %% ../nbs/09_checkpoint.ipynb #dec0c9b0
-@patch(as_prop=True)
-def memo(self:Checkpoint):
-    "The run's cache of teacher outputs, or None"
-    distill = getattr(self.learn, 'distill', None)
-    return (distill.memo or None) if distill else None
+# %% ../nbs/09_checkpoint.ipynb #804e9dec
+@patch
+def before_fit(self:Checkpoint):
+    if not is_training_fit(self.learn): return
+    if len(self.learn._grab_cbs(Checkpoint))>1: raise EKDError('cbs: two Checkpoints in one Learner, expected one')
+    self.n_fit += 1
+    self._begin()
+    self._open()
+    self.state = s = self._newest()
+    if s: self.start_epoch = self.learn.n_epoch if s['stopped'] or s['fit']>self.n_fit else s['epoch']+1
 
 @patch
-def _save_memo(self:Checkpoint):
-    memo = self.memo
-    if not memo or memo.table is None or not memo.n_filled.any() or memo.misses==self._misses: return
-    if memo.table.numel()*memo.table.element_size()>self.memo_bytes: return
-    try: save_memo(memo, self.folder/'memo.safetensors')
-    except Exception as e:   # whatever it is: the cache only saves time
-        return warnings.warn(f'the cache of teacher outputs could not be saved ({e}); training goes on')
-    self._misses = memo.misses
+def before_epoch(self:Checkpoint):
+    if not is_training_fit(self.learn): return
+    if self.learn.epoch>=self.start_epoch:
+        self._restore()
+        return self._save()
+    if not self.paused_cbs: self.paused_cbs = [cb for cb in self.learn.cbs if cb is not self and cb.run]
+    for cb in self.paused_cbs: cb.run = False
+    bar = getattr(getattr(self.learn, 'progress', None), 'mbar', None)
+    if bar: bar.update(self.learn.epoch)
+    raise CancelEpochException
 
+# %% ../nbs/09_checkpoint.ipynb #0122008e
 @patch
-def _load_memo(self:Checkpoint):
-    memo,path = self.memo,self.folder/'memo.safetensors'
-    if not memo or memo.n_filled.any() or not path.is_file(): return
-    try: load_memo(memo, path)
-    except EKDError as e: warnings.warn(f'{e}; teachers run again')
+def after_epoch(self:Checkpoint):
+    if is_training_fit(self.learn) and self.learn.epoch>=self.start_epoch: self.complete = self.learn.epoch
+@patch
+def after_cancel_fit(self:Checkpoint): self.stopped = True
+@patch
+def after_fit(self:Checkpoint):
+    if not is_training_fit(self.learn): return
+    self._restore()
+    self._save()
+    unlock_folder(self.folder)

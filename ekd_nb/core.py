@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 # %% ../nbs/00_core.ipynb #93de36c0
 class EKDError(ValueError):
-    "Input that `ekd_nb` refuses, with one sentence that says why"
+    "Refused input; its message is one sentence with the reason"
 
 # %% ../nbs/00_core.ipynb #30924eac
 def expect(
@@ -138,7 +138,7 @@ def sha256_file(
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 def short_digest(
-    *things, # anything with a `repr` that says all
+    *things, # values whose `repr` holds all that counts
 )->str: # 16 hex digits
     "Short SHA-256 of the `repr` of `things`"
     return hashlib.sha256(repr(things).encode()).hexdigest()[:16]

@@ -72,7 +72,7 @@ class PixelNormalize(Normalize):
     order = 99
     def __init__(self,
         mean,               # of pixels in [0,1], float [C]
-        std,                # likewise
+        std,                # of the same pixels, float [C]
         channels_last=False # memory format of the batch
     ):
         super().__init__(*(torch.as_tensor(o, dtype=torch.float32).view(1,-1,1,1) for o in (mean,std)))
@@ -350,7 +350,7 @@ def image_dls(
     seed:int=0,               # order of images and views
     n_views:int=None,         # views to use of each image; None: all
     augment:bool=True,        # random crop and flip?
-    device=None,              # where the images live; None: fastai's default
+    device=None,              # that holds the images; None: fastai's default
     channels_last:bool=False, # memory format of batches
     val_bs:int=None           # images in a batch of validation; None: `bs`
 )->DataLoaders: # training; validation, if some images are held out; test, always last

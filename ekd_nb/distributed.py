@@ -69,7 +69,7 @@ class StepShardedLoader(GetAttr):
     def __init__(self,
         dl, # a loader of fastai, or a plain one of PyTorch
         rank:int=None, # number of this process, by default as started
-        world:int=None, # how many processes there are, likewise
+        world:int=None, # how many processes there are, by default as started
     ):
         self.dl = _as_fastai(dl)
         self.rank = rank_distrib() if rank is None else rank
@@ -125,7 +125,7 @@ def _from_all(t):
 def sync_memo(
     memo, # cache of this rank, or None where teachers run for every batch
     known:Tensor=None, # slots that all ranks have, bool [images,views]; None: none
-    device='cpu', # that the ranks talk over
+    device='cpu', # over which the ranks exchange tensors
 ):
     "Copy the entries of each rank's cache to all ranks"
     if not maybe_gather(torch.tensor([bool(memo)], device=device)).all(): return

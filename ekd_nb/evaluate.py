@@ -311,7 +311,7 @@ def pooled_features(
 # %% ../nbs/13_evaluate.ipynb #8e8949ed
 def teacher_similarity(
     student:nn.Module,   # see `pooled_features`
-    teachers:nn.Module,  # likewise, with T members
+    teachers:nn.Module,  # as for `pooled_features`, with T members
     dl,                  # iterable of (x, y) batches, for example `dls[-1]`
     n_images:int=2000    # the first images of `dl`, all when there are fewer
 ) -> Tensor: # [N,T], in [0,1]; NaN where features are the same for every image, as those of a branch that died

@@ -42,7 +42,7 @@ def check_hints(
     hints, # layers that hints are taken from
     loss, # a `DistillLoss`
 ):
-    "Refuse layers for hints that nobody compares"
+    "Refuse layers for hints where the loss has no hints"
     if not loss.needs_features or loss.make_projections:
         raise EKDError(f'hints: got {hints!r}, but {loss.name} compares no features of named layers; expected EKDLoss with gamma above 0')
 

@@ -1,4 +1,4 @@
-"""Share a student or a teacher on the Hugging Face Hub, and take one from there
+"""Share a student or a teacher on the Hugging Face Hub, and load one from there
 
 Docs: https://ekd-nb.github.io/ekd_nb/hub.html.md"""
 

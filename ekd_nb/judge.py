@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .arrays import DATASETS
 from .core import EKDError
 from .data import ViewLoader
+from .models import first_channels
 from .teacher_files import class_names, data_stats
 from .teachers import TeacherAdapter, TeacherEnsemble, map_logits, run_network
 
@@ -31,11 +32,6 @@ def _manifest(model):
     if isinstance(model, TeacherAdapter): return (getattr(model.model, 'manifest', None) or {}) | dict(stats=None)
     man = getattr(model, 'manifest', None) or {}
     return dict(stats=STATS.get(man.get('fingerprint'))) | man
-
-def _image_channels(model, usual):
-    "Channels of the images that a network takes, as its first convolution says"
-    conv = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    return usual if conv is None else conv.in_channels
 
 def class_map(
     classes:list, # names of a teacher's classes, in its order
@@ -53,7 +49,7 @@ def class_map(
 
 # %% ../nbs/06_judge.ipynb #355ea5e3
 def _same_stats(a, b, tol=.02):
-    "Are two normalisations the same for a network? One number stands for all channels"
+    "Are two normalisations the same for a network? A single number is for all channels"
     n = max(len(a[0]), len(b[0]))
     def spread(o): return o*n if len(o)==1 else o
     return all(abs(u-v)<=tol for p,q in zip(a, b) for u,v in zip(spread(list(p)), spread(list(q))))
@@ -61,7 +57,7 @@ def _same_stats(a, b, tol=.02):
 @patch
 def match(self:TeacherEnsemble,
     dls, # the data the student will see
-    log=print, # says what was mended
+    log=print, # gets a line for each thing mended
 )->TeacherEnsemble: # the same object where nothing had to be mended
     "Teachers that number the classes and normalise the images as the data does"
     vocab,stats = class_names(dls),data_stats(dls)
@@ -74,7 +70,7 @@ def match(self:TeacherEnsemble,
                 + (f'; it does not know {len(unknown)} of {len(vocab)} ({", ".join(unknown[:3])})' if unknown else ''))
         theirs = man.get('stats')
         if theirs and stats and not _same_stats(theirs, stats):
-            n = _image_channels(model, len(theirs[0]))
+            n = first_channels(model, len(theirs[0]))
             channels = n if {n, len(stats[0])}=={1, 3} else None
             models[i] = TeacherAdapter(model, stats, theirs, channels=channels)
             log(f'{entry} was trained on images normalised in another way: adapted')
@@ -179,7 +175,7 @@ def _logits(teachers, x):
 def check(self:TeacherEnsemble,
     dls, # the data the student will see
     n:int=512, # at most so many images
-    log=print, # says what was mended and what each teacher can do
+    log=print, # gets a line for each thing mended, and one for each teacher's accuracy
 )->TeacherEnsemble: # the teachers to use: these, or mended copies
     "Mend what can be mended, print the accuracy of each teacher and what is suspicious"
     teachers = self.match(dls, log)

@@ -228,7 +228,7 @@ def ekd_learner(
     pretrained:bool=False, # a student with the weights of timm or torchvision?
     memo=False, # cache teacher outputs: `True`, or a `TeacherMemo` to share
     hints=None, # for each teacher its layer, or a pair (student's layer, its layer), see `hint_layers`; by default last feature maps
-    judge:bool=True, # print each teacher's accuracy on at most 512 labelled images, and what is suspicious?
+    judge:bool=True, # print each teacher's accuracy on at most 512 labelled images, and what may be wrong with it?
     loss_func=None, # a `DistillLoss`, or a function of `StudentOutput` and labels; `EKDLoss()` by default
     metrics=accuracy, # fastai metrics
     cbs=None, # further callbacks

@@ -1,4 +1,4 @@
-"""What any `DataLoader` tells about a pass, and PyTorch's in a Learner that can be exported
+"""How many images a `DataLoader` gives in a pass, and PyTorch loaders in a Learner that can be exported
 
 Docs: https://ekd-nb.github.io/ekd_nb/loaders.html.md"""
 

@@ -94,7 +94,7 @@ def follow_schedules(self:DistillLoss,
     for name,schedule in self.schedules.items(): self.numbers[name] = float(schedule(share))
 
 @patch
-def number_now(self:DistillLoss, name:str):
+def current_value(self:DistillLoss, name:str):
     "A number of the loss as it is used in this batch"
     return getattr(self, name)
 
@@ -320,7 +320,7 @@ def check_features(self:EKDLoss, pred)->bool:
     return False
 
 @patch
-def settle_hints(self:DistillLoss,
+def drop_missing_hints(self:DistillLoss,
     features, # of the teachers for a few images
     cached:bool=True, # does the cache of teacher outputs hold features, if there is one?
 ):
@@ -383,6 +383,6 @@ def follow_schedules(self:EKDLoss, share):
     self.hint_scale = self.scale_at(share)
 
 @patch
-def number_now(self:EKDLoss, name):
+def current_value(self:EKDLoss, name):
     "A number of the loss as it is used in this batch"
     return getattr(self, name)*(self.hint_scale if name=='gamma' else 1)

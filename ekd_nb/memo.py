@@ -274,7 +274,7 @@ def read_rows(self:TeacherMemo,
 # %% ../nbs/06_memo.ipynb #277065af
 @patch
 def check_compatible(self:TeacherMemo,
-    teachers:TeacherEnsemble, # of the run that wants to use the memo
+    teachers:TeacherEnsemble, # of the run that will use the memo
     images, # rows of its training set, int [n]
     views:ViewSet, # of its loader
     fingerprint:str='', # of its data

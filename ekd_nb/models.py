@@ -8,7 +8,7 @@ Docs: https://ekd-nb.github.io/ekd_nb/models.html.md"""
 __all__ = ['resnet8', 'resnet14', 'resnet20', 'resnet32', 'resnet44', 'resnet56', 'resnet110', 'resnet8x4', 'resnet32x4',
            'wrn_16_1', 'wrn_16_2', 'wrn_40_1', 'wrn_40_2', 'wrn_28_10', 'densenet_40_12', 'densenet_100_12', 'MODELS',
            'he_init', 'StagedNet', 'ZeroPadShortcut', 'BasicBlock', 'CifarResNet', 'PreActBlock', 'WideResNet',
-           'DenseLayer', 'DenseNetBC', 'get_model', 'count_params', 'count_flops', 'width_for_params',
+           'DenseLayer', 'DenseNetBC', 'get_model', 'count_params', 'first_channels', 'count_flops', 'width_for_params',
            'width_for_flops']
 
 # %% ../nbs/03_models.ipynb #a4480e87
@@ -261,6 +261,15 @@ def count_params(
 ) -> int: # number of parameters, frozen ones too, buffers not
     "Number of parameters"
     return sum(p.numel() for p in model.parameters())
+
+# %% ../nbs/03_models.ipynb #a3fcb32f
+def first_channels(
+    module:nn.Module, # a network, or a part of one
+    default:int=3 # where there is neither convolution nor BatchNorm
+) -> int:
+    "Channels that the first convolution or BatchNorm takes"
+    first = next((m for m in module.modules() if isinstance(m, (nn.Conv2d, nn.BatchNorm2d))), None)
+    return default if first is None else getattr(first, 'in_channels', None) or first.num_features
 
 # %% ../nbs/03_models.ipynb #e85643e1
 def count_flops(

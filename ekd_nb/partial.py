@@ -42,6 +42,6 @@ def partial_kl(
     shares:Tensor, # from `teacher_shares`, [N,T,B]
     tau:float=4., # temperature
 )->Tensor: # [N,B]
-    "What branches lose to teachers that know different classes: Σ_j s_ij·D_j(z_i)"
+    "Divergence of branches from teachers that know different classes: Σ_j s_ij·D_j(z_i)"
     terms = torch.stack([known_class_kl(student, t, k, tau) for t,k in zip(teachers, known)], 1)
     return (shares.to(terms)*terms).sum(1)

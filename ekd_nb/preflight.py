@@ -73,7 +73,7 @@ def check_classes(
     n_out, # number of classes
     y:Tensor, # labels of a batch, int [B]
 )->int: # `n_out`
-    "Refuse a number of classes that is none, or that does not fit the labels"
+    "Refuse what is no number of classes, or does not fit the labels"
     if not n_out: raise EKDError('n_out: the data does not say how many classes there are, expected their number')
     if not isinstance(n_out, int) or n_out<2: raise EKDError(f'n_out: got {n_out!r}, expected a number of classes of at least 2')
     if y.ndim==2:
@@ -138,7 +138,7 @@ def preflight(
     if teachers is None and hints is not None: raise EKDError('hints: got layers but no teachers, expected both')
     if teachers is not None:
         teachers,layers,probe = ready_teachers(teachers, dls, loss, x, n_out, hints)
-        loss.settle_hints(probe.features, getattr(memo, 'features', True))
+        loss.drop_missing_hints(probe.features, getattr(memo, 'features', True))
         check_memo(memo, teachers, dls, loss.needs_features, x[:8], probe.logits)
         n_out = check_classes(probe.logits.shape[2], y)
         for verdict in teachers.judge(dls) if judge else (): _log(f'teacher {verdict}')

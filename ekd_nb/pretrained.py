@@ -55,7 +55,7 @@ def pretrained_manifests(
     data, # `ImageArrays`
     archs, # architectures that are wanted
 )->list: # a dict for each, or an empty list where one is missing, is wanted twice or was trained on other data
-    "What a record says about pretrained teachers"
+    "What a record holds about pretrained teachers"
     paths = pretrained_paths(data.name)
     if not set(archs)<=set(paths) or len(set(archs))<len(archs): return []   # the same network twice is one teacher
     manifests = [read_manifest(paths[a]) for a in archs]

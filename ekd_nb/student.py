@@ -19,8 +19,8 @@ from torch import nn
 from .branches import Branch, Fusion, Head, StudentOutput, make_head
 from .core import EKDError, eval_mode, probe_images
 from .cut import ToFeatureMap, arch_name, create_network, split_stages
-from .grouped import first_channels, group_branches, same_structure
-from .models import count_params
+from .grouped import group_branches, same_structure
+from .models import count_params, first_channels
 from .split import default_split, multiply_adds, run_stages, split_index, stage_names
 
 # %% ../nbs/04_student.ipynb #2d8fc5bf
@@ -96,7 +96,7 @@ def keep(self:BranchedStudent,
 # %% ../nbs/04_student.ipynb #70371d96
 @patch
 def param_groups(self:BranchedStudent):
-    "Trunk, branches, and what ends in classes or is new beside pretrained weights"
+    "Parameters of the trunk, of the branches, and of what gives classes or is new beside pretrained weights"
     def params(*modules): return [p for m in modules if m is not None for p in m.parameters()]
     kept = self.config.get('kept') or []
     new = [b for b,k in zip(self.branches, kept) if isinstance(b, Head) or not k] if any(kept) else []
@@ -108,7 +108,7 @@ def param_groups(self:BranchedStudent):
 
 # %% ../nbs/04_student.ipynb #eb10e38e
 def _networks(archs, n_out, in_channels, size, pretrained):
-    "(a network for each branch, are its weights kept?)"
+    "For each branch: a network, and whether its weights are kept"
     nets,kept = [],[]
     for arch in archs:
         net = create_network(arch, n_out, in_channels, size, pretrained)
@@ -126,7 +126,7 @@ def _same_weights(a, b):
     return len(a)==len(b) and all(p.shape==q.shape and torch.equal(p, q) for p,q in zip(a, b))
 
 def _unfreeze(nets):
-    "Train networks again that are frozen as a whole, as teachers are; are there any?"
+    "Unfreeze networks that are frozen as a whole, as teachers are; True if there are any"
     frozen = [m for m in nets if all(not p.requires_grad for p in m.parameters())]
     for m in frozen: m.requires_grad_(True)
     return bool(frozen)
@@ -144,7 +144,7 @@ def _weights_text(kept, heads, unfrozen):
 def _label(arch): return arch_name(arch) or getattr(arch, '__name__', type(arch).__name__)
 
 def _names(archs):
-    "How the networks are called, and by which names they can be built again"
+    "A name for display, and the names by which the networks can be built again"
     names = [arch_name(a) for a in archs]
     return dict(name='+'.join(dict.fromkeys(map(_label, archs))), arch=names if all(names) else None)
 
@@ -152,12 +152,12 @@ def _ranges(idx):
     return f'{idx[0]}–{idx[-1]}' if len(idx)>2 and idx[-1]-idx[0]==len(idx)-1 else ', '.join(map(str, idx))
 
 # %% ../nbs/04_student.ipynb #bfc2a929
-def _keep_input(body, h):
-    "Let no branch write over what the trunk gives to all, as a ReLU with `inplace=True` does"
+def _protect_trunk_output(body, h):
+    "Switch off `inplace` in a branch whose first layers would write over the trunk's output"
     def overwrites():
         copied = h.clone()
         try: run_stages(body, copied)
-        except EKDError: return False   # too small for these layers: another check says so
+        except EKDError: return False   # too small for these layers, which is refused elsewhere
         return copied._version>0
     if not overwrites(): return
     for m in body.modules():
@@ -166,7 +166,7 @@ def _keep_input(body, h):
 
 # %% ../nbs/04_student.ipynb #72f7ad24
 def _cut_networks(nets, in_channels, cut, size, split):
-    "(parts of each network, how many stages of each are in the trunk)"
+    "The parts of each network, and how many stages of each are in the trunk"
     parts = [split_stages(m, in_channels, cut, size) for m in nets]
     stages = [p.stages for p in parts]
     alike = same_structure(*stages)
@@ -183,7 +183,7 @@ def _cut_networks(nets, in_channels, cut, size, split):
 def _n_channels(h): return h.shape[1] if h.ndim==4 else h.shape[-1]
 
 def _make_branches(parts, ends, n_out, x):
-    "(channels that leave the trunk, N branches)"
+    "Channels that leave the trunk, and N branches"
     h = run_stages(parts[0].stages[:ends[0]], x)
     n_trunk,branches = _n_channels(h),[]
     for i,(p,end) in enumerate(zip(parts, ends)):
@@ -193,7 +193,7 @@ def _make_branches(parts, ends, n_out, x):
         branches.append(make_head(n_trunk, n_out) if whole else
                         Branch(p.stages[end:], nn.Linear(p.n_features, n_out), p.pool))
     branches = [b.to(h.device) for b in branches]
-    for b in branches: _keep_input(b.body, h)
+    for b in branches: _protect_trunk_output(b.body, h)
     return n_trunk, branches
 
 # %% ../nbs/04_student.ipynb #bb34b758
@@ -210,7 +210,7 @@ def branched_student(
     grouped:bool=False, # compute branches of one shape together?
     pretrained:bool=False, # with the weights of timm or torchvision?
 )->BranchedStudent:
-    "A student of N branches on one trunk"
+    "Make a student of N branches on one trunk, from a network or several"
     archs = listify(arch) if isinstance(arch, (list, tuple)) else [arch]*n_branches
     if n_branches<1 or len(archs)!=n_branches:
         raise EKDError(f'arch: {len(archs)} networks for n_branches={n_branches}, expected one for each of at least 1 branch')

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from .core import (EKDError, add_digest, digest_matches, library_versions, same_answers, sha256_file,
                          write_atomic, write_json)
-from .models import get_model
+from .models import first_channels, get_model
 from .recipes import (builder_name, call_builder, class_recipes, inner_network, layer_spec, make_layer,
-                            named_here, torchvision_recipes, vision_body)
+                            allowed_builders, torchvision_recipes, vision_body)
 from .student import BranchedStudent, branched_student
 
 # %% ../nbs/04_teacher_files.ipynb #fee15b1f
@@ -64,7 +64,7 @@ def _build_student(info, archs, split, cut, fusion, size):
 
 # %% ../nbs/04_teacher_files.ipynb #43c948a8
 def _recipes(model, learn_arch, n_out, channels):
-    "Ways to build `model` again that are worth a try: (architecture name, recipe)"
+    "Ways to build `model` again, each an architecture's name and a recipe; the first that works is taken"
     if isinstance(model, BranchedStudent): yield from _student_recipe(model)
     if isinstance(name := getattr(model, 'arch', None), str): yield name,{}
     cfg = getattr(model, 'pretrained_cfg', None)
@@ -122,11 +122,10 @@ def _first_images(dls):
 # %% ../nbs/04_teacher_files.ipynb #728957c3
 def _probe(model, x, learn):
     "Two images that the network takes, and its answer"
-    conv = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    cfg = getattr(model, 'pretrained_cfg', None)
+    channels,cfg = first_channels(model, None),getattr(model, 'pretrained_cfg', None)
     sizes = [*(cfg['input_size'][-1:] if isinstance(cfg, dict) and 'input_size' in cfg else []), 32, 64, 224, 28, 16, 8]
     if isinstance(model, BranchedStudent): sizes = [model.image_size[-1], *sizes]
-    shapes = [(c, s, s) for s in sizes for c in ([conv.in_channels] if conv is not None else [3, 1])]
+    shapes = [(c, s, s) for s in sizes for c in ([channels] if channels else [3, 1])]
     if x is None and learn is not None: x = _first_images(learn.dls)
     for probe in [x[:2]] if x is not None else (torch.randn(2, *s) for s in shapes):
         try:
@@ -146,7 +145,7 @@ def _on_cpu(model):
         raise EKDError(f'model: {type(model).__name__} cannot be copied ({str(e).splitlines()[0]})') from None
 
 # %% ../nbs/04_teacher_files.ipynb #00ecc7b3
-def _rebuilds(net, info, sd, x):
+def _rebuild_error(net, info, sd, x):
     "Does the recipe in `info` make a network that takes these weights and gives the same outputs? '' or the reason"
     try: twin = build_network(info)
     except EKDError as e: return str(e)
@@ -164,7 +163,7 @@ def _find_recipe(net, info, sd, x, ways):
     reasons = []
     for arch,recipe in ways:
         found = info | dict(arch=arch) | (dict(build=recipe) if recipe else {})
-        if not (why := _rebuilds(net, found, sd, x)): return found
+        if not (why := _rebuild_error(net, found, sd, x)): return found
         reasons.append(why)
     if reasons:
         raise EKDError(f'arch: {reasons[0]}, expected the name of the network that is saved, or its builder (pass builder=, builder_args=)')
@@ -174,6 +173,31 @@ def _find_recipe(net, info, sd, x, ways):
                        'and pass the student that load_student returns')
     raise EKDError(f'arch: {name} has no architecture name, pass one of MODELS or timm, '
                    'or builder=, a function of a module that makes the network')
+
+# %% ../nbs/04_teacher_files.ipynb #4d19f5de
+def _builder_recipe(builder, args):
+    "The recipe of a builder that the caller names"
+    name = builder_name(builder)
+    allowed_builders.add(name)
+    return name.rpartition('.')[2],dict(builder=name, args=args or {})
+
+def _data_info(learn):
+    "Names of the classes and normalisation, where a Learner has them"
+    if learn is None: return {}
+    found = dict(classes=class_names(learn.dls), stats=data_stats(learn.dls))
+    return {k: v for k,v in found.items() if v is not None}
+
+def _check_target(model, path, accuracy):
+    if not isinstance(model, nn.Module): raise EKDError(f'model: got a {type(model).__name__}, expected an nn.Module or a Learner')
+    if accuracy is not None and not 0<=accuracy<=1: raise EKDError(f'accuracy: got {accuracy}, expected a share in [0, 1]')
+    if path.suffix!='.safetensors': raise EKDError(f"path: got {path.name!r}, expected a name that ends in '.safetensors'")
+
+def _refuse_wrapper(model):
+    "Refuse a network around another one, as a `TeacherAdapter` is: no recipe describes it"
+    inner = None if isinstance(model, BranchedStudent) else inner_network(model)
+    if inner:
+        raise EKDError(f'model: {type(model).__name__} wraps another network; expected that one, its .{inner}, '
+                       'to be wrapped again once it is loaded')
 
 # %% ../nbs/04_teacher_files.ipynb #0dc0bdcb
 def save_teacher(
@@ -197,44 +221,15 @@ def save_teacher(
         net = _on_cpu(model)
         sd = {k: v.detach().clone().contiguous() for k,v in net.state_dict().items()}
         x,z = _probe(net, x, learn)
-        man = dict(schema=1, arch='', n_out=z.shape[1], in_channels=_channels(net, x),
+        man = dict(schema=1, arch='', n_out=z.shape[1], in_channels=first_channels(net, x.shape[1]),
                    accuracy=accuracy, fingerprint=fingerprint)
         ways = _recipes(net, getattr(learn, 'arch', None), man['n_out'], man['in_channels'])
         if arch is not None: ways = [(arch, {})]
-        if builder is not None: ways = [_named_way(builder, builder_args)]
+        if builder is not None: ways = [_builder_recipe(builder, builder_args)]
         man = _find_recipe(net, man, sd, x, ways)
     return _write_teacher(path, sd, half, man | _data_info(learn) | info)
 
-# %% ../nbs/04_teacher_files.ipynb #4d19f5de
-def _named_way(builder, args):
-    "The recipe of a builder that the caller names"
-    name = builder_name(builder)
-    named_here.add(name)
-    return name.rpartition('.')[2],dict(builder=name, args=args or {})
-
-def _data_info(learn):
-    "Names of the classes and normalisation, where a Learner has them"
-    if learn is None: return {}
-    found = dict(classes=class_names(learn.dls), stats=data_stats(learn.dls))
-    return {k: v for k,v in found.items() if v is not None}
-
-def _check_target(model, path, accuracy):
-    if not isinstance(model, nn.Module): raise EKDError(f'model: got a {type(model).__name__}, expected an nn.Module or a Learner')
-    if accuracy is not None and not 0<=accuracy<=1: raise EKDError(f'accuracy: got {accuracy}, expected a share in [0, 1]')
-    if path.suffix!='.safetensors': raise EKDError(f"path: got {path.name!r}, expected a name that ends in '.safetensors'")
-
-def _refuse_wrapper(model):
-    "Refuse a network around another one, as a `TeacherAdapter` is: no recipe describes it"
-    inner = None if isinstance(model, BranchedStudent) else inner_network(model)
-    if inner:
-        raise EKDError(f'model: {type(model).__name__} wraps another network; expected that one, its .{inner}, '
-                       'to be wrapped again once it is loaded')
-
 # %% ../nbs/04_teacher_files.ipynb #60d32500
-def _channels(net, x):
-    conv = next((m for m in net.modules() if isinstance(m, nn.Conv2d)), None)
-    return x.shape[1] if conv is None else conv.in_channels
-
 def _write_teacher(path, sd, half, info):
     if half: sd = {k: v.half() if v.dtype==torch.float32 else v for k,v in sd.items()}
     try:
@@ -275,7 +270,7 @@ def load_teacher(
     builder=None, # function or class that makes the network, where the manifest names one of your own
 )->nn.Module:
     "The network of a saved teacher, in evaluation mode"
-    if builder is not None: named_here.add(builder_name(builder))
+    if builder is not None: allowed_builders.add(builder_name(builder))
     info = read_manifest(path)
     model = build_network(info)
     try: sd = load_file(str(path))

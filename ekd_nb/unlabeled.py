@@ -31,7 +31,7 @@ from .teachers import TeacherOutput
 NO_LABEL = -100   # the label of an image without one, which PyTorch's cross-entropy leaves out
 
 class UnlabeledImages(Callback):
-    "Add images without labels to every training batch; there is no cross-entropy for them, only the teachers speak"
+    "Add images without labels to every training batch; they have no cross-entropy, only soft targets and hints"
     order,run_valid = -4,False   # after `DistillCallback` has read which images the batch holds
     def __init__(self,
         images, # a folder, a list of what `dls.test_dl` takes (paths, arrays), a DataLoader, or DataLoaders: their training part
@@ -91,15 +91,6 @@ def _images_of(batch):
     key = getattr(x, 'key', None)
     return x.as_subclass(Tensor),None if key is None or key.view is None else torch.stack(key, 1)
 
-# %% ../nbs/08_unlabeled.ipynb #08b1000a
-@patch
-def _check_share(self:UnlabeledImages):
-    "Refuse a share that gives no image, and a second callback of this kind"
-    bs = getattr(self.learn.dls, 'bs', None) or getattr(self.learn.dls.train, 'batch_size', None)
-    expect(not bs or round(self.share*bs)>0, 'share', self.share, f'at least one unlabelled image for a batch of {bs}')
-    n = sum(isinstance(c, UnlabeledImages) for c in self.learn.cbs)
-    expect(n==1, 'cbs', f'{n} UnlabeledImages', 'one; several folders can be one list of files')
-
 # %% ../nbs/08_unlabeled.ipynb #f6e7b07e
 def _begin_pass(dl, i):
     "Make the order of a pass depend on its number only"
@@ -129,6 +120,15 @@ def _take(self:UnlabeledImages, n, device):
     taken = self.left[:n],self.keys[:n]
     self.left,self.keys = self.left[n:],self.keys[n:]
     return taken
+
+# %% ../nbs/08_unlabeled.ipynb #08b1000a
+@patch
+def _check_share(self:UnlabeledImages):
+    "Refuse a share that gives no image, and a second callback of this kind"
+    bs = getattr(self.learn.dls, 'bs', None) or getattr(self.learn.dls.train, 'batch_size', None)
+    expect(not bs or round(self.share*bs)>0, 'share', self.share, f'at least one unlabelled image for a batch of {bs}')
+    n = sum(isinstance(c, UnlabeledImages) for c in self.learn.cbs)
+    expect(n==1, 'cbs', f'{n} UnlabeledImages', 'one; several folders can be one list of files')
 
 # %% ../nbs/08_unlabeled.ipynb #5f5c621f
 @patch
@@ -168,7 +168,7 @@ def _is_cached(self:UnlabeledImages):
 # %% ../nbs/08_unlabeled.ipynb #08b1000b
 @patch
 def before_train(self:UnlabeledImages):
-    "Begin a new order; how many epochs are done says which"
+    "Begin a new order, which depends on the number of epochs done"
     if self.distill_loss is None or not self.distill_loss.has_unlabeled: return
     done = self.learn.train_iter//max(1, len(self.learn.dls.train))
     # a prime number, so that epochs begin with different views
@@ -191,7 +191,7 @@ def before_batch(self:UnlabeledImages):
 
 @patch
 def _teacher_outputs(self:UnlabeledImages, distill, keys, key, x):
-    "What the teachers find: from the cache where the images have a key and it can serve them, else live"
+    "The teachers' outputs: from the cache where it can serve the images, else computed"
     if key is None: return distill.teachers(x)
     if self.in_cache: return distill.memo(ViewKey(*torch.cat([torch.stack(key, 1), keys]).T), x)
     n = len(key.idx)

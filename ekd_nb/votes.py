@@ -28,7 +28,7 @@ class Votes(NamedTuple):
     "Logits of the ensemble, of every branch and of every teacher for some images"
     logits:Tensor   # of the ensemble, float [n,C]
     branches:Tensor # float [N,n,C]
-    teachers:Tensor # float [T,n,C]; T is 0 where teachers are not asked for
+    teachers:Tensor # float [T,n,C]; T is 0 without teachers
     y:Tensor        # labels, int [n], or None
 
     @property

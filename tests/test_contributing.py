@@ -46,3 +46,10 @@ def test_every_room_of_the_library_is_named():
     assert not [r for r in rooms if f'`{r}`' not in TEXT]
     study = TEXT.partition('### `nbs/study/`')[2].partition('## To add')[0]
     assert not [p.stem for p in (ROOT/'ekd_nb/study').glob('[a-z]*.py') if p.stem not in study]
+
+
+def test_every_folder_of_results_is_in_its_table():
+    table = TEXT.split('| folder | written by |')[1].split('\n\n')[0]
+    named = set(re.findall(r'^\| `(\w+)`', table, re.M))
+    here = {p.name for p in (ROOT/'results').iterdir() if p.is_dir()}
+    assert here-named==set() and named-here<={'logits'}   # logits are written with the first runs of `full`

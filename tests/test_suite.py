@@ -42,7 +42,7 @@ def test_further_runs_are_planned_and_leave_the_choice_alone():
 
 def test_later_seeds_alone(tmp_path):
     jobs = Jobs({'grey': TASKS['grey']}, {'labels': CANDIDATES['labels']}, tmp_path, lambda task, seed: [], seeds=(2,))
-    assert jobs.next(10**6) == ('run', 'grey', 'labels', 2) and jobs.next(10**6) is None
+    assert jobs.next_job(10**6) == ('run', 'grey', 'labels', 2) and jobs.next_job(10**6) is None
 
 
 def record(task, candidate, accuracy, seed=0, device='cpu'):
@@ -72,9 +72,9 @@ def test_jobs_wait_for_teachers_and_stop_in_time(tmp_path):
     missing = [0]
     tasks = {'digits-more': tiny(TASKS['digits-more'])}
     jobs = Jobs(tasks, {'labels': CANDIDATES['labels']}, tmp_path, lambda task, seed: missing, seeds=(0,))
-    assert jobs.next(100) == ('teacher', 'digits-more', 0, 0)
-    assert jobs.next(100) is None          # its teacher is being trained
+    assert jobs.next_job(100) == ('teacher', 'digits-more', 0, 0)
+    assert jobs.next_job(100) is None          # its teacher is being trained
     missing.clear()
-    assert jobs.next(.1) is None           # no time
-    assert jobs.next(100) == ('run', 'digits-more', 'labels', 0)
-    assert jobs.next(100) is None
+    assert jobs.next_job(.1) is None           # no time
+    assert jobs.next_job(100) == ('run', 'digits-more', 'labels', 0)
+    assert jobs.next_job(100) is None

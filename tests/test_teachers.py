@@ -11,7 +11,7 @@ from ekd_nb.core import EKDError, digest_matches, add_digest, write_atomic
 from ekd_nb.models import get_model
 from ekd_nb.features import find_features, forward_with_features
 from ekd_nb.judge import class_map
-from ekd_nb.recipes import named_here
+from ekd_nb.recipes import allowed_builders
 from ekd_nb.student import branched_student
 from ekd_nb.teachers import TeacherAdapter, TeacherEnsemble, as_teacher, load_teacher, read_manifest, save_teacher
 
@@ -360,7 +360,7 @@ def test_own_builder(tmp_path):
         save_teacher(net, tmp_path/'t.safetensors', builder=make_net, x=x)
     assert not list(tmp_path.iterdir())
     man = round_trip(net, tmp_path, x, builder=make_net, builder_args=dict(scale=3.))
-    named_here.clear()   # as in another program
+    allowed_builders.clear()   # as in another program
     with pytest.raises(EKDError, match=r'expected load_teacher\(path, builder=make_net\)'):
         load_teacher(tmp_path/'t.safetensors')
     assert torch.allclose(load_teacher(tmp_path/'t.safetensors', builder=make_net)(x), net(x))

@@ -156,7 +156,7 @@ def hardware_info()->dict:
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
     return dict(cpu=_cpu_name(), cores=os.cpu_count(), threads=torch.get_num_threads(), gpu=gpu)
 
-def _busy():
+def _busy_seconds():
     "Seconds that all processors were busy since the machine started"
     try: u = Path('/proc/stat').read_text().split('\n')[0].split()[1:]
     except OSError: return None
@@ -165,13 +165,13 @@ def _busy():
 class Load:
     "What else the machine did during a benchmark"
     def __init__(self):
-        self.began,self.busy = time.time(),_busy()
+        self.began,self.busy = time.time(),_busy_seconds()
         self.own,self.before = clock()[1],os.getloadavg()
 
     def record(self):
         "Seconds, load, and cores that other processes used"
         took = time.time()-self.began
-        others = None if self.busy is None else max(0., (_busy()-self.busy-clock()[1]+self.own)/took)
+        others = None if self.busy is None else max(0., (_busy_seconds()-self.busy-clock()[1]+self.own)/took)
         return dict(wall_s=took, loadavg=dict(before=self.before, after=os.getloadavg()), others_cores=others)
 
 def _version(name):
@@ -179,36 +179,36 @@ def _version(name):
     except metadata.PackageNotFoundError: return None
 
 # %% ../../nbs/study/15_benchmark.ipynb #8a691aad
-_OF = dict(seconds='ratios', cpu_seconds='ratios_cpu')   # measurement -> key of its ratios
+_RATIO_KEYS = dict(seconds='ratios', cpu_seconds='ratios_cpu')   # measurement -> key of its ratios
 
-def _silent(*args): pass
+def _no_log(*args): pass
 
 def _inference_part(b, rec):
     rec['inference'] = inference(b, b.s.rounds)
-    for of,key in _OF.items():
+    for of,key in _RATIO_KEYS.items():
         worse,rec[f'inference_ratios_{of}'] = inference_ratios(rec['inference'], of)
         rec[key].update(worse)
 
 def _profile_part(b, rec): rec['profile'] = profile_steps(b)
 
-def _switches_part(b, rec):
+def _options_part(b, rec):
     cases = option_cases(b)
     builds = {k: build for k,(build,_) in cases.items()}
-    rec['switches'],missing = run_rounds(builds, b.s.inner_rounds, dict.fromkeys(cases, b.s.images), b.device, _silent)
+    rec['switches'],missing = run_rounds(builds, b.s.inner_rounds, dict.fromkeys(cases, b.s.images), b.device, _no_log)
     rec['not_measured'].update(missing)
     for k,o in rec['switches'].items(): o['base'] = cases[k][1]
 
-def _growth_part(b, rec):
+def _scaling_part(b, rec):
     cases = scaling_cases(b)
     images = {k: int(k.split()[-1]) if ' images ' in k else b.s.images for k in cases}
-    rec['growth'],missing = run_rounds(cases, b.s.inner_rounds, images, b.device, _silent)
+    rec['growth'],missing = run_rounds(cases, b.s.inner_rounds, images, b.device, _no_log)
     rec['not_measured'].update(missing)
     one,five = (rec['growth'].get(f'warm teachers {n}') for n in (1, 5))
-    for of,key in _OF.items(): rec[key]['teachers5_to_teachers1'] = ratio(five, one, of)
+    for of,key in _RATIO_KEYS.items(): rec[key]['teachers5_to_teachers1'] = ratio(five, one, of)
 
 def _compile_part(b, rec): rec['compile'] = compile_cost(b)
 
-PARTS = dict(inference=_inference_part, profile=_profile_part, switches=_switches_part, growth=_growth_part,
+PARTS = dict(inference=_inference_part, profile=_profile_part, switches=_options_part, growth=_scaling_part,
              compile=_compile_part)
 
 # %% ../../nbs/study/15_benchmark.ipynb #339bc56c
@@ -227,7 +227,7 @@ def _main_part(b, rec, log):
     cases,missing = run_rounds(builds, s.rounds, dict.fromkeys(builds, s.images), b.device, log)
     by_views = {v: relative_run_time(cases, v) for v in (1,2,4,8,16,60)}
     rec |= dict(cases=cases, not_measured=missing, run60_by_views=by_views)
-    for of,key in _OF.items(): rec[key] = main_ratios(cases, s.run_views, of)
+    for of,key in _RATIO_KEYS.items(): rec[key] = main_ratios(cases, s.run_views, of)
 
 def _case(f, b):
     "A case as a function without arguments that keeps its description"

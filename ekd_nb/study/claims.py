@@ -255,13 +255,13 @@ def _own(records, a, claim, measure, key, *how, least):
     d = mean_ci(by_seed(records, a, key).values())
     return Finding(claim, measure, verdict(d, least=least), _number(d, *how))
 
-def _grown(records, a, when):
+def _gain_finding(records, a, when):
     d, lo, hi = gain_change(records, a)
     shares = f'with {100*lo:g} % of the images − with {100*hi:g} %' if lo else 'with the least data − with the most'
     measure = f'{label(a)} − plain: gain {shares}, {when}'
     return Finding('larger gains with limited data', measure, verdict(d, least=SMALLEST), _number(d))
 
-def _steady(records, a):
+def _variance_finding(records, a):
     t = variance_test(records, a)
     outcome = 'not measured' if t.p is None else 'not settled'
     if t.p is not None and t.p<.05: outcome = 'supported'
@@ -308,8 +308,8 @@ def claims(
                       own_teacher_cka_gap, 1, 3, '', least=.01))
     found.append(_own(rs, a, 'an ensemble better than its branches', 'accuracy, ensemble − mean branch',
                       ensemble_gain, least=SMALLEST))
-    found.append(_steady(rs, a))
-    if steps: found += [_grown(records, a, 'as many epochs'), _grown(steps, a, 'as many steps')]
+    found.append(_variance_finding(rs, a))
+    if steps: found += [_gain_finding(records, a, 'as many epochs'), _gain_finding(steps, a, 'as many steps')]
     return [*found, compare_competitors(rs, a), compare_competitors(rs, a, hinted=True)]
 
 # %% ../../nbs/study/12_claims.ipynb #9dd9eebe

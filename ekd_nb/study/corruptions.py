@@ -111,7 +111,7 @@ def corrupt(
     severity:int, # 1 to 5
     seed:int=0    # of the noise
 ) -> Tensor: # uint8 [B,H,W,C], on the CPU
-    "The same images, spoiled (arXiv 1903.12261)"
+    "The same images, corrupted (arXiv 1903.12261)"
     x = torch.as_tensor(x)
     got = f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
     if x.ndim!=4 or x.dtype!=torch.uint8: raise EKDError(f'x is {got}: expected uint8 images [B,H,W,C].')
@@ -123,14 +123,14 @@ def corrupt(
     return out.clamp(0,1).mul(255).round().to(torch.uint8).permute(0,2,3,1)
 
 # %% ../../nbs/study/03_corruptions.ipynb #6e18506c
-_kept = {}   # (name, severity, seed, images) -> spoiled images, of one array of test images
+_cache = {}   # (name, severity, seed, images) -> corrupted images, of one array of test images
 
-def _spoiled(x, *key):
+def _corrupted(x, *key):
     "Spoiled test images; kept, because all students of a process see the same"
-    if _kept.get('of') is not x: _kept.clear()
-    _kept['of'] = x
-    if key not in _kept: _kept[key] = corrupt(x[:key[3]], *key[:3])
-    return _kept[key]
+    if _cache.get('of') is not x: _cache.clear()
+    _cache['of'] = x
+    if key not in _cache: _cache[key] = corrupt(x[:key[3]], *key[:3])
+    return _cache[key]
 
 # %% ../../nbs/study/03_corruptions.ipynb #b9807844
 def corruption_accuracy(
@@ -154,5 +154,5 @@ def corruption_accuracy(
         z, y_, _ = get_logits(model, batches)
         return accuracy_score(z, y_)
     def spoiled(n, s):
-        return _spoiled(data.x_test, n, s, seed, n_images) if rows is None else corrupt(x, n, s, seed)
+        return _corrupted(data.x_test, n, s, seed, n_images) if rows is None else corrupt(x, n, s, seed)
     return {'clean': [right(x)], **{n: [right(spoiled(n, s)) for s in severities] for n in names}}

@@ -156,7 +156,7 @@ class Method:
 # %% ../../nbs/study/01_methods.ipynb #ac1023f5
 _rival = partial(Method, student=wide_network, teacher='best')
 _rival_avg = partial(Method, student=wide_network, teacher='average', family='kd')
-_gated = partial(branched_network, fusion='gate')   # ONE's ensemble is gated, whatever the protocol says
+_gated = partial(branched_network, fusion='gate')   # ONE's ensemble is gated, whatever the protocol has
 
 METHODS = {m.name: m for m in (
     Method('plain', 'plain', 'the student without branches, labels', single_network, color='#6E6E6E', marker='o'),

@@ -152,7 +152,7 @@ def protocol(
 def n_branches(
     p:Protocol,
 )->int:
-    "Branches of a protocol's student: one per teacher, unless `branches` says otherwise"
+    "Branches of a protocol's student: one per teacher, unless `branches` is set"
     return len(p.branches or p.teachers)
 
 def student_epochs(

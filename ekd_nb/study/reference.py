@@ -38,7 +38,7 @@ def _default_text(value):
 def field_comments(
     cls:type # a class whose body has lines like `name:type=default # meaning`
 ) -> dict: # name -> meaning
-    "What the lines of a class say about its fields"
+    "Comments on the fields of a class"
     try: source = textwrap.dedent(inspect.getsource(cls))
     except (OSError, TypeError): return {}
     body, lines = ast.parse(source).body[0].body, source.splitlines()

@@ -215,7 +215,7 @@ def unseen_record(
     dl, # its test images
     unseen, # `ImageArrays` of other classes
 )->dict: # 'data', 'fingerprint', 'n_images', 'auroc'
-    "How well each score tells images of other classes from the test images"
+    "How well each score separates images of other classes from the test images"
     z,_,branches = get_logits(model, dl)
     theirs = unseen_scores(model, data, unseen)
     return dict(data=unseen.name, fingerprint=unseen.fingerprint, n_images=len(theirs['entropy']),

@@ -173,7 +173,7 @@ def _columns(step, smooth):
     learn,names = step.learn,[m.name for m in step.learn.metrics]
     n = sum(len(b[0]) for b in step.batches)
     known = {k: v.item()/n for k,v in step.sums.items()}
-    known |= {k: float(step.loss.number_now(k)) for k in step.loss.scheduled}
+    known |= {k: float(step.loss.current_value(k)) for k in step.loss.scheduled}
     z,y,branches = get_logits(step.model, learn.dls.valid)
     known |= dict(accuracy=accuracy_score(z, y))
     if branches is not None: known |= {f'branch_{i}': accuracy_score(b, y) for i,b in enumerate(branches)}

@@ -1,4 +1,4 @@
-"""A table of five columns, a picture, and one sentence that says what a few runs show and what they do not
+"""A table of five columns, a picture, and one sentence on what a few runs show and what they do not
 
 Docs: https://ekd-nb.github.io/ekd_nb/study/summary.html.md"""
 

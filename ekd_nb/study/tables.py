@@ -1,4 +1,4 @@
-"""Which records a page of results may use, what they say in words, and tables of methods
+"""Which records a page of results may use, what they show in words, and tables of methods
 
 Docs: https://ekd-nb.github.io/ekd_nb/study/tables.html.md"""
 

@@ -35,7 +35,7 @@ def claim_verdict(
     found:list, # of `Finding`
     names, # claims that are put together
 )->str: # mark and counts
-    "What all findings about a claim say together"
+    "Mark and counts of all findings about a claim"
     marks = Counter(f.mark for f in found if f.claim in names)
     measured = sum(marks.values())-marks['–']
     if not measured: return '– not measured'
@@ -56,7 +56,7 @@ def verdict_table(
 def choices_table(
     records:list, # validation records of one data set under the protocol `full`
 )->str: # markdown
-    "Every candidate of every rival with its accuracy on held-out images; the winner is bold"
+    "Every candidate of every other method with its accuracy on held-out images; the best is bold"
     acc = {(r['method'], r['protocol']['own_weight'], r['protocol']['tau']): r['test_accuracy'] for r in records}
     def cell(m, c):
         if (m, *c) not in acc: return 'not measured'
