@@ -65,7 +65,9 @@ class Fusion(nn.Module):
         w = self.gate(trunk.mean((2,3))).softmax(-1)     # [B,N]
         return (w.t().unsqueeze(-1)*z).sum(0)
 
-    def keep(self, idx):
+    def keep(self,
+        idx, # indices of branches
+    ):
         "The same fusion over the branches `idx`"
         new = copy.deepcopy(self)
         if self.gate is not None:

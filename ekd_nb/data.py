@@ -114,7 +114,9 @@ class ImageTensors:
         self.x = torch.as_tensor(x)
         self.y = None if y is None else torch.as_tensor(y)
 
-    def to(self, device):
+    def to(self,
+        device, # that shall hold images and labels
+    ):
         "Move images and labels, once"
         if device is None: return self
         self.x = self.x.to(device)

@@ -308,7 +308,9 @@ EKDLoss.partial_teachers = EKDLoss.takes_unlabeled = True
 
 # %% ../nbs/07_losses.ipynb #dcf16219
 @patch
-def check_features(self:EKDLoss, pred)->bool:
+def check_features(self:EKDLoss,
+    pred:StudentOutput, # in training, `pred.teacher` filled
+)->bool:
     "Can hints compare these features? If not, go on without them where γ is the default, else refuse"
     fs = pred.teacher.features
     n = 0 if any(f is None for f in fs) else sum(f.shape[1] for f in fs)

@@ -26,7 +26,7 @@ def memo_bytes(
     n_images:int, # images that will be shown
     n_views:int, # views kept per image
     width:int, # numbers in one entry: Σ classes (+ Σ features) over teachers
-    dtype=torch.float16,
+    dtype=torch.float16, # of the numbers
 )->int: # bytes
     "Bytes that a cache of this size takes"
     return n_images*n_views*width*dtype.itemsize

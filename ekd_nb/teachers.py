@@ -202,7 +202,7 @@ def map_logits(
     z:Tensor, # in a teacher's own classes, [B,its classes]
     class_map:list, # see `TeacherEnsemble`
 )->Tensor: # [B,C]
-    "Logits of our classes; one that the teacher does not know gets its smallest, so that it is never the answer"
+    "Logits of our classes; one that the teacher does not know gets its smallest, so that it is never predicted"
     if class_map is None: return z
     mapped = z[:, torch.as_tensor([0 if c is None else c for c in class_map], device=z.device)]
     if None not in class_map: return mapped

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .core import EKDError, eval_mode, expect
 from .evaluate import record_branch_logits
+from .losses import as_distill_loss
 from .teachers import TeacherEnsemble
 from .uncertainty import mutual_information, uncertainty_scores
 
@@ -79,7 +80,7 @@ def _vote_batches(model, teachers, dl):
 def _voters(learn, teachers):
     "(student, teachers or None) of a Learner"
     expect(isinstance(learn, Learner), 'learn', type(learn).__name__, 'a Learner, as ekd_learner returns it')
-    if getattr(learn.loss_func, 'multi_label', False):
+    if as_distill_loss(learn.loss_func).multi_label:
         raise EKDError('learn: it was trained for several labels an image, expected one label: votes are for single classes')
     if teachers is True: teachers = getattr(getattr(learn, 'distill', None), 'teachers', None)
     if teachers is False: teachers = None
