@@ -141,7 +141,7 @@ def from_hub(
     student:nn.Module=None, # a network to load a student into, if it cannot be built from names
     builder=None, # function or class that makes a teacher's network, where the manifest names one of your own
 )->nn.Module: # in evaluation mode, with its `.manifest`
-    "A student or a teacher from the Hub, by what its manifest says"
+    "Load a student or a teacher from the Hub, as its manifest describes it"
     local = isinstance(repo, (str, Path)) and repo!='' and Path(repo).is_dir()
     folder = Path(repo) if local else _download(repo, revision, token)
     if (path := folder/'student.safetensors').is_file(): return load_student(path, student)

@@ -91,6 +91,7 @@ def make_student(
     return branched_student(arch, n_branches, found.n_out, split, fusion, channels,
                             cut, size=size, pretrained=pretrained)
 
+# %% ../nbs/12_learner.ipynb #e62d9f03
 def _check_finished(student, n_branches, n_out, split, fusion):
     names = student.fusion.names
     expect(fusion in names, 'fusion', fusion, f'one of {", ".join(names)}')
@@ -149,6 +150,7 @@ def add_projections(
         ps = [LayerProjections(layers, parts(hs)) for hs in maps] if layers else [project(w, n) for w in widths]
         student.projections = nn.ModuleList(ps)
 
+# %% ../nbs/12_learner.ipynb #7220bfd2
 def _projections_fit(projections, features, n):
     "Do a student's own projections give `n` channels?"
     if projections is None or len(projections)!=len(features): return False
@@ -206,6 +208,7 @@ def ekd_columns(
     branches = [BranchAccuracy(i) for i in range(student.n_branches)] if student.n_branches>1 else []
     return loss_columns(loss, recorder) + branches
 
+# %% ../nbs/12_learner.ipynb #e66df32a
 def student_splitter(
     model, # the student, maybe wrapped for several GPUs
 )->list: # of lists of parameters
