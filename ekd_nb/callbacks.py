@@ -6,7 +6,8 @@ Docs: https://ekd-nb.github.io/ekd_nb/callbacks.html.md"""
 
 # %% auto #0
 __all__ = ['inside_fit', 'is_training_fit', 'DistillCallback', 'LossTermRecorder', 'loss_columns', 'BranchLogitsHook',
-           'BranchAccuracy', 'ScheduleLoss', 'NonFiniteLoss', 'StopOnNonFinite', 'WarnDeadBranch', 'WarnHintsDominate']
+           'BranchAccuracy', 'TrainingMetrics', 'ValidationRecord', 'validation_columns', 'ScheduleLoss',
+           'NonFiniteLoss', 'StopOnNonFinite', 'WarnDeadBranch', 'WarnHintsDominate']
 
 # %% ../nbs/08_callbacks.ipynb #860a7ef6
 import math, sys, warnings
@@ -20,7 +21,7 @@ from fastai.callback.hook import Hook
 from fastai.learner import Learner, Metric, ValueMetric
 from fastai.torch_core import get_model as unwrap_model, one_param
 
-from .core import EKDError
+from .core import EKDError, expect
 from .data import batch_version, no_key_reason, pixels_unchanged
 from .losses import DistillLoss, as_distill_loss
 from .memo import TeacherMemo
@@ -149,12 +150,18 @@ def extend_batch(self:DistillCallback,
     self._made,self._extra = batch_version(x),outputs
 
 @patch
+def after_create(self:DistillCallback):
+    "Say when the Learner is made that its loader does not allow a cache"
+    why = self.memo and no_key_reason(self.learn.dls.train)
+    if why: self._warn_live(why)
+
+@patch
 def _warn_live(self:DistillCallback, why):
     "Say once why the cache is not used"
     if not self.warned: warnings.warn(f'memo: {why}; teachers run live')
     self.warned = True
 
-# %% ../nbs/08_callbacks.ipynb #3636a113
+# %% ../nbs/08_callbacks.ipynb #8fdd3d25
 class LossTermRecorder(Callback):
     "Means of the loss's named terms over the epoch's training images"
     run_valid = False
@@ -173,9 +180,18 @@ class LossTermRecorder(Callback):
         first,second = calls
         return {k: torch.lerp(first[k], v, torch.as_tensor(mixer.lam).to(v)).mean() for k,v in second.items()}
 
-    def mean(self, term): return float(self.totals[term]/self.n) if self.n and term in self.totals else None
+    def mean(self, term):
+        if not self.n or term not in self.totals or self._of_validation(): return None
+        return float(self.totals[term]/self.n)
+
+    def _of_validation(self):
+        "Is this a column of validation, next to one of training? Terms are of training"
+        learn = getattr(self, 'learn', None)
+        return getattr(getattr(learn, 'recorder', None), 'train_metrics', False) and not learn.training
+
     def __getstate__(self): return {k: v for k,v in vars(self).items() if k!='totals'}
 
+# %% ../nbs/08_callbacks.ipynb #3636a113
 def loss_columns(
     loss:DistillLoss,
     recorder:LossTermRecorder, # of the same Learner
@@ -184,22 +200,27 @@ def loss_columns(
     terms = [ValueMetric(partial(recorder.mean, name), name) for name in loss.term_names]
     return terms + [ValueMetric(partial(loss.current_value, name), name) for name in loss.scheduled]
 
-# %% ../nbs/08_callbacks.ipynb #c60b3f86
+# %% ../nbs/08_callbacks.ipynb #9d8921a9
 class BranchLogitsHook(Callback):
     "Branch logits `z` [N,B,C] of the current validation batch, read by a hook on the student's fusion"
-    hook = None
-    def before_validate(self): self.hook = Hook(unwrap_model(self.learn.model).fusion, _first_input)
+    hook = training_z = None   # the second is set by `TrainingMetrics`
+    def before_validate(self):
+        empty = not inside_fit(self.learn) and hasattr(self.learn.dl, '__len__') and not len(self.learn.dl)
+        expect(not empty, 'dl', 'a loader without a batch', 'images; an exported Learner has no data of its own: pass dl=')
+        self.hook = Hook(unwrap_model(self.learn.model).fusion, _first_input)
+
     def after_validate(self):
         if self.hook: self.hook.remove()
         self.hook = None
 
     @property
-    def z(self): return self.hook.stored if self.hook else None
+    def z(self): return self.hook.stored if self.hook else self.training_z
     @z.setter
     def z(self, z): self.hook.stored = z
 
 def _first_input(module, inputs, output): return inputs[0]
 
+# %% ../nbs/08_callbacks.ipynb #8fe31fba
 class BranchAccuracy(Metric):
     "Recorder column: validation accuracy of branch `i` alone, in [0,1]"
     def __init__(self, i:int): self.i = i
@@ -215,6 +236,46 @@ class BranchAccuracy(Metric):
     def value(self): return self.right/self.n if self.n else None
     @property
     def name(self): return f'branch_{self.i}'
+
+# %% ../nbs/08_callbacks.ipynb #c60b3f86
+class TrainingMetrics(Callback):
+    "With `learn.recorder.train_metrics`, metrics of training see ensemble logits and labels, as those of validation do"
+    order,run_valid = 11,False   # before `StopOnNonFinite` and the Recorder
+    whole = None   # output and labels of the batch, put back after the last one
+    def after_batch(self):
+        pred,y = self.learn.pred,self.learn.yb[0] if self.learn.yb else None
+        wanted = getattr(getattr(self.learn, 'recorder', None), 'train_metrics', False)
+        if not wanted or y is None or not isinstance(pred, StudentOutput): return
+        self.whole = pred,self.learn.yb
+        labelled = y>=0 if y.ndim==1 else (y>=0).all(1)   # see `UnlabeledImages`
+        self.learn.pred,self.learn.yb = pred.logits[labelled],(y[labelled],)
+        self.learn.branch_logits_hook.training_z = pred.branches[:, labelled]
+
+    def after_train(self):
+        if self.whole is not None: self.learn.pred,self.learn.yb = self.whole
+        self.whole = self.learn.branch_logits_hook.training_z = None
+
+    def __getstate__(self): return {k: v for k,v in vars(self).items() if k!='whole'}
+
+# %% ../nbs/08_callbacks.ipynb #2c952e32
+class ValidationRecord(Callback):
+    "Keep the last loss and accuracies that were measured on the validation data"
+    order = 51   # after the Recorder
+    row = {}     # name of a column -> its value
+    def after_epoch(self):
+        r,dl = getattr(self.learn, 'recorder', None),getattr(self.learn, 'dl', None)
+        measured = inside_fit(self.learn) or dl is self.learn.dls.valid
+        if r is not None and r.values and measured: self.row = validation_columns(r) or self.row
+
+def validation_columns(
+    recorder, # fastai's, of a Learner
+)->dict: # name -> value of the loss and of accuracies, empty if they were not measured
+    "What the last row of the Recorder has of validation"
+    names,row = [n for n in recorder.metric_names if n not in ('epoch', 'time')],recorder.values[-1]
+    if recorder.train_metrics: names = [n if n=='valid_loss' else n.removeprefix('valid_') for n in names]
+    if len(row)<len(names): names = names[-len(row):]   # `validate` has nothing of training
+    found = {k: v for k,v in zip(names, row) if k in ('valid_loss', 'accuracy') or k.startswith('branch_')}
+    return {k: float(v) for k,v in found.items() if v is not None}
 
 # %% ../nbs/08_callbacks.ipynb #dad8be9f
 class ScheduleLoss(Callback):

@@ -18,7 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from fastai.torch_core import one_param
 
 from .branches import Fusion
-from .core import EKDError, probe_images, same_answers
+from .core import EKDError, expect, probe_images, same_answers
 from .grouped import GroupedLayer
 from .student import BranchedStudent
 
@@ -59,12 +59,13 @@ def _set_module(model, name, new):
     parent,_,child = name.rpartition('.')
     setattr(model.get_submodule(parent), child, new)
 
-# %% ../nbs/14_fold.ipynb #5bf63e34
+# %% ../nbs/14_fold.ipynb #2775b5d0
 def fold_batchnorm(
     model:nn.Module, # any network that `torch.fx` can trace
     x:Tensor=None, # inputs to compare the outputs on; by default random images of a size that the network accepts
 )->nn.Module: # a copy in evaluation mode; the same predictions with fewer operations
     "Put every BatchNorm that follows a convolution into the convolution"
+    expect(isinstance(model, nn.Module), 'model', type(model).__name__, 'a network')
     new = copy.deepcopy(model).eval()
     if not isinstance(new, BranchedStudent): new = _fold(new)
     else:
@@ -75,6 +76,7 @@ def fold_batchnorm(
     same_answers(model, new, probe_inputs(model) if x is None else x, f'{type(model).__name__} with BatchNorm folded')
     return new
 
+# %% ../nbs/14_fold.ipynb #5bf63e34
 def probe_inputs(
     model:nn.Module, # any image classifier
 )->Tensor: # two images [2,channels,side,side] on the network's device

@@ -8,6 +8,7 @@ Docs: https://ekd-nb.github.io/ekd_nb/judge.html.md"""
 __all__ = ['STATS', 'class_map', 'labelled_images', 'Verdict']
 
 # %% ../nbs/06_judge.ipynb #26c1ae41
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -19,10 +20,10 @@ from .arrays import DATASETS
 from .core import EKDError
 from .data import ViewLoader
 from .models import first_channels
-from .teacher_files import class_names, data_stats
+from .teacher_files import class_names, data_stats, names_fault, stats_fault
 from .teachers import TeacherAdapter, TeacherEnsemble, map_logits, run_network
 
-# %% ../nbs/06_judge.ipynb #c3fed8f7
+# %% ../nbs/06_judge.ipynb #8e5ef5c5
 # (mean, std) of data sets, for manifests that have none
 STATS = {DATASETS['cifar10'].fingerprint: ([.4914, .4822, .4465], [.2470, .2435, .2616]),
          DATASETS['cifar100'].fingerprint: ([.5071, .4865, .4409], [.2673, .2564, .2762])}
@@ -33,6 +34,17 @@ def _manifest(model):
     man = getattr(model, 'manifest', None) or {}
     return dict(stats=STATS.get(man.get('fingerprint'))) | man
 
+def _believable(man, model, entry, log):
+    "A manifest without names or a normalisation that cannot be those of the network"
+    known = {k: man.get(k) for k in ('classes', 'stats')}
+    faults = dict(classes=names_fault(known['classes'], man.get('n_out')) if known['classes'] else '',
+                  stats=stats_fault(known['stats'], first_channels(model, None)) if known['stats'] else '')
+    for k,why in faults.items():
+        if why: log(f'{entry}: its manifest has {why}; {k} are not compared with the data')
+    names = None if faults['classes'] or not known['classes'] else [str(o) for o in known['classes']]
+    return man | dict(classes=names, stats=None if faults['stats'] else known['stats'])
+
+# %% ../nbs/06_judge.ipynb #c3fed8f7
 def class_map(
     classes:list, # names of a teacher's classes, in its order
     vocab:list, # names of the data's classes, in their order
@@ -63,7 +75,8 @@ def match(self:TeacherEnsemble,
     vocab,stats = class_names(dls),data_stats(dls)
     models,maps = list(self.models),list(self.class_maps)
     for i,(name,model) in enumerate(zip(self.names, self.models)):
-        man,entry = _manifest(model),f'teachers: entry {i} ({name})'
+        entry = f'teachers: entry {i} ({name})'
+        man = _believable(_manifest(model), model, entry, log)
         if maps[i] is None and (cm := class_map(man.get('classes'), vocab, entry)):
             maps[i],unknown = cm,[str(v) for v,c in zip(vocab, cm) if c is None]
             log(f'{entry} numbers its classes in another way than the data: mapped by name'
@@ -122,7 +135,7 @@ def _remarks(z, y, man):
         found.append(f'near chance ({chance:.1%})')
         found += _permuted(z, y)
     said = man.get('accuracy')
-    if said and acc<said-max(.05, 3*(said*(1-said)/n)**.5):
+    if isinstance(said, Real) and 0<said<=1 and acc<said-max(.05, 3*(said*(1-said)/n)**.5):
         found.append(f'far below the {said:.1%} of its manifest: is the normalisation the same?')
     if (z>=0).all() and ((z.sum(1)-1).abs()<1e-3).all():
         found.append('its outputs are probabilities (rows sum to 1), expected logits: remove the softmax at its end')

@@ -111,7 +111,7 @@ def ce(self:DistillLoss,
     if w is not None: w = w[y.clamp_min(0)] if self.reduction=='mean' else None
     if not self.has_unlabeled or self.reduction=='sum': return loss if w is None else loss/w.mean()
     labelled = (y>=0).to(loss)
-    return loss*len(y)/(labelled if w is None else labelled*w).sum()
+    return loss*len(y)/(labelled if w is None else labelled*w).sum().clamp_min(1e-12)   # 0 in a batch without labels
 
 @patch
 def teacher_output(self:DistillLoss, pred):

@@ -56,7 +56,8 @@ class MultiLabelEKDLoss(EKDLoss):
         smooth = y.clamp_min(0)*(1-self.label_smoothing) + self.label_smoothing/2
         loss = F.binary_cross_entropy_with_logits(z, smooth, w, reduction='none').mean(1)
         if not self.has_unlabeled: return loss
-        return loss*labelled*(1 if self.reduction=='sum' else len(y)/labelled.sum())
+        n = labelled.sum().clamp_min(1)   # the loss of a batch without labels is 0
+        return loss*labelled*(1 if self.reduction=='sum' else len(y)/n)
 
 # %% ../nbs/07_multilabel.ipynb #02c1636d
 @patch

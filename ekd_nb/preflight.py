@@ -19,7 +19,7 @@ from fastai.data.transforms import get_c
 from fastai.torch_core import one_param, to_device
 
 from .core import EKDError, eval_mode
-from .loaders import last_batch_size, n_items
+from .loaders import batch_errors, last_batch_size, n_items
 from .losses import DistillLoss
 from .hint_layers import check_hints
 import ekd_nb.judge   # gives a `TeacherEnsemble` its `match` and `judge`
@@ -59,8 +59,9 @@ def _check_labels(y, multi_label):
 
 def _draw(dl):
     "A batch of a fastai or PyTorch loader, or None"
-    if not hasattr(dl, 'one_batch'): return next(iter(dl), None)
-    return dl.one_batch() if len(dl) else None
+    with batch_errors('dls: the first batch'):
+        if not hasattr(dl, 'one_batch'): return next(iter(dl), None)
+        return dl.one_batch() if len(dl) else None
 
 def describe(
     o, # anything

@@ -148,7 +148,7 @@ def _check_arguments(self:TeacherEnsemble):
     for i,cm in enumerate(self.class_maps):
         if cm is None or _is_class_map(cm): continue
         raise EKDError(f'class_maps: entry {i} is {cm!r}, expected None or a list: for each of our classes its index there, or None '
-                       'if unknown, at least two known')
+                       'if unknown, at least two known and different')
     if type(grid) is not int or grid<0: raise EKDError(f'feature_grid: got {grid!r}, expected 0 (no features) or cells a side')
 
 @patch
@@ -168,7 +168,7 @@ def feature_spot(self:TeacherEnsemble,
 def _is_class_map(cm):
     if not isinstance(cm, (list, tuple)): return False
     ok = all(c is None or (type(c) is int and c>=0) for c in cm)
-    return ok and (None not in cm or sum(c is not None for c in cm)>1)
+    return ok and len(set(cm)-{None})>1   # one class alone is no answer
 
 def known_classes(
     teachers, # a `TeacherEnsemble`

@@ -24,6 +24,7 @@ from fastcore.basics import patch
 from .callbacks import inside_fit
 from .core import EKDError, expect
 from .data import ViewKey, no_key_reason
+from .loaders import batch_errors
 from .losses import as_distill_loss
 from .teachers import TeacherOutput
 
@@ -92,6 +93,10 @@ def _images_of(batch):
     return x.as_subclass(Tensor),None if key is None or key.view is None else torch.stack(key, 1)
 
 # %% ../nbs/08_unlabeled.ipynb #f6e7b07e
+def _next_batch(batches):
+    "The next batch, or None"
+    with batch_errors('images: a batch of images without labels'): return next(batches, None)
+
 def _begin_pass(dl, i):
     "Make the order of a pass depend on its number only"
     seed = 7919*i + rank_distrib()
@@ -104,8 +109,8 @@ def _batches(self:UnlabeledImages, first):
     "Images, pass after pass"
     for i in count(first):
         _begin_pass(self.loader, i)
-        n = 0
-        for b in self.loader:
+        n,batches = 0,iter(self.loader)
+        while (b := _next_batch(batches)) is not None:
             yield _images_of(b)
             n += 1
         if not n: raise EKDError('images: the loader of images without labels gave no batch, expected at least one')
