@@ -1,6 +1,7 @@
 // Runs inside a page; returns what a reader would stumble over.
 () => {
   const bad = [], main = document.querySelector('main')
+  if (!main) return {bad: ['has no main part'], words: 0, ids: [], links: []}
   const short = s => s.trim().replace(/\s+/g, ' ').slice(0, 60)
   for (const i of document.images) {
     if (!i.complete || !i.naturalWidth) bad.push(`picture ${i.getAttribute('src')} did not load`)
@@ -26,5 +27,10 @@
   document.querySelectorAll('code.sourceCode.html').forEach(c => { if (/^\s*<(div|table|style)\b/.test(c.textContent)) bad.push(`an output is shown as HTML source: ${short(c.textContent)}`) })
   const ids = [...document.querySelectorAll('[id]')].map(e => e.id)
   ids.filter((x, k) => ids.indexOf(x) != k).forEach(x => bad.push(`anchor #${x} is there twice`))
-  return {bad, ids, links: [...document.querySelectorAll('a[href]')].map(a => a.href), title: document.title}
+  const code = main.querySelector('pre'), after = Node.DOCUMENT_POSITION_FOLLOWING | Node.DOCUMENT_POSITION_CONTAINED_BY
+  const texts = document.createTreeWalker(main, NodeFilter.SHOW_TEXT)
+  let words = 0
+  for (let t; (t = texts.nextNode()) && !(code && code.compareDocumentPosition(t) & after);)
+    if (!t.parentElement.closest('script, style, .actions, header, h1, .description')) words += (t.textContent.match(/[\p{L}\p{N}][^\s]*/gu) || []).length
+  return {bad, words, ids, links: [...document.querySelectorAll('a[href]')].map(a => a.href), title: document.title}
 }

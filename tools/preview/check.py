@@ -6,7 +6,9 @@ The folder is _preview/, or _docs/ where Quarto wrote one. Complains of console 
 another host, dead links and anchors, pictures that did not load or have no alternative text, raw markup, equations not
 drawn, tables wider than a 390-pixel page, text with a contrast below 4.5, figures that are a white slab on a dark page
 or whose ink is faint on either (below 4; no ink has more than 4.2 on both), writing in figures that a phone shows
-too small, navigation without a name, and pages over 600 kB (with what all pages share: over 2 MB).
+too small, navigation without a name, pages over 600 kB (with what all pages share: over 2 MB), a start page of more
+than 120 words before its commands, and pages of results that do not answer on their first screen or show more than a
+box, a figure and a small table unfolded.
 `--shots` writes a picture of every page. Without a Chromium it says so and passes.
 """
 import argparse, functools, http.server, shutil, sys, threading, time
@@ -20,6 +22,11 @@ BROWSERS = 'chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stabl
 FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
          '--disable-component-update', '--disable-sync', '--disable-renderer-backgrounding',
          '--disable-backgrounding-occluded-windows']
+FIRST_SCREEN = """height => [...document.querySelectorAll('main .callout p')]
+  .filter(p => p.textContent.trim().startsWith('Found')).slice(0, 1)
+  .map(p => Math.round(p.getBoundingClientRect().bottom + scrollY)).filter(y => y > height)
+  .map(y => `what was found ends at ${y} px; a first screen has ${height}`)"""
+MAX_WORDS = 120   # of the start page before its commands
 MAX_PAGE, MAX_SHARED = 600_000, 2_000_000   # bytes: of a page and its pictures, and with style sheets and scripts
 HEAVY = 'ask.html',   # a page that brings a network with it
 SET_THEME = """dark => {
@@ -72,6 +79,10 @@ def look(tab, base, rel, shots=None):
     tab.goto(base+rel, wait_until='networkidle' if rel in HEAVY else 'load')
     found = tab.evaluate((HERE/'audit.js').read_text())
     bad += found['bad']
+    if rel.startswith('results/'):
+        bad += tab.evaluate((HERE/'answers.js').read_text()) + tab.evaluate(FIRST_SCREEN, 800)
+    if rel == 'index.html' and found['words'] > MAX_WORDS:
+        bad.append(f'says {found["words"]} words before its commands; at most {MAX_WORDS}')
     name = rel[:-5].replace('/', '-')
     for mode in ('light', 'dark'):
         tab.evaluate(SET_THEME, mode == 'dark')
@@ -79,6 +90,7 @@ def look(tab, base, rel, shots=None):
             bad += [f'{mode}: {t}' for t in tab.evaluate((HERE/script).read_text())]
         if shots: tab.screenshot(path=shots/f'{name}-{mode}.png', full_page=True)
     tab.set_viewport_size({'width': 390, 'height': 844})
+    if rel.startswith('results/'): bad += [f'on a phone: {t}' for t in tab.evaluate(FIRST_SCREEN, 844)]
     bad += tab.evaluate(TOO_WIDE) + [f'on a phone: {t}' for t in tab.evaluate(TOO_SMALL)]
     if shots: tab.screenshot(path=shots/f'{name}-narrow.png', full_page=True)
     for size, most, what in ((own[0], MAX_PAGE, 'its pictures'), (own[0]+shared[0], MAX_SHARED, 'all that it loads')):
@@ -103,7 +115,7 @@ def look_at(rels, base, browser, shots):
     from playwright.sync_api import sync_playwright
     with sync_playwright() as p:
         chrome = p.chromium.launch(executable_path=browser, args=FLAGS)
-        tab = chrome.new_page()
+        tab = chrome.new_page(reduced_motion='reduce')   # colours are measured, not what lies between two of them
         tab.set_default_timeout(120_000)
         found = {rel: look(tab, base, rel, shots) for rel in rels}
         chrome.close()

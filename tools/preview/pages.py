@@ -32,7 +32,7 @@ def process():
 
 
 def share_what_is_loaded():
-    """Make nbdev's processes copies of this one, which has loaded the library, where the system allows; read settings once
+    """Make nbdev's processes copies of this one, which has loaded the library (on Linux); read settings once
 
     Each process would load PyTorch and the library anew, and read pyproject.toml for every cell."""
     from functools import lru_cache
