@@ -8,7 +8,7 @@ Docs: https://ekd-nb.github.io/ekd_nb/all.html.md"""
 __all__ = ['EKDError', 'read_folders', 'DataNotFound', 'ImageArrays', 'load_images', 'stratified_split', 'stratified_subset',
            'image_dls', 'count_flops', 'count_params', 'BranchedStudent', 'branched_student', 'TeacherAdapter',
            'TeacherEnsemble', 'load_teacher', 'read_manifest', 'save_teacher', 'pretrained_teachers', 'TeacherMemo',
-           'load_memo', 'save_memo', 'DistillLoss', 'EKDLoss', 'MultiLabelEKDLoss', 'DistillCallback',
+           'load_memo', 'save_memo', 'DistillLoss', 'EKDLoss', 'MultiLabelEKDLoss', 'PairLoss', 'DistillCallback',
            'UnlabeledImages', 'Checkpoint', 'ekd_learner', 'teacher_learner', 'branch_curve', 'disagreement',
            'diversity', 'evaluate_student', 'get_logits', 'Comparison', 'compare', 'show_disagreement',
            'get_uncertainty', 'BranchInterpretation', 'BF16Callback', 'CompileCallback', 'FusedSGD',
@@ -27,6 +27,7 @@ from .pretrained import pretrained_teachers
 from .memo import TeacherMemo, load_memo, save_memo
 from .losses import DistillLoss, EKDLoss
 from .multilabel import MultiLabelEKDLoss
+from .pairs import PairLoss
 from .callbacks import DistillCallback
 from .unlabeled import UnlabeledImages
 from .checkpoint import Checkpoint
@@ -46,7 +47,7 @@ _all_ = [
     BranchedStudent, branched_student,
     TeacherAdapter, TeacherEnsemble, load_teacher, read_manifest, save_teacher, pretrained_teachers,
     TeacherMemo, load_memo, save_memo,
-    DistillLoss, EKDLoss, MultiLabelEKDLoss,
+    DistillLoss, EKDLoss, MultiLabelEKDLoss, PairLoss,
     DistillCallback, UnlabeledImages, Checkpoint, ekd_learner, teacher_learner,
     branch_curve, disagreement, diversity, evaluate_student, get_logits,
     Comparison, compare,

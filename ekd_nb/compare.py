@@ -8,36 +8,37 @@ Docs: https://ekd-nb.github.io/ekd_nb/compare.html.md"""
 __all__ = ['COMPARED', 'Compared', 'Comparison', 'compare']
 
 # %% ../nbs/14_compare.ipynb #228af97a
-import copy, json, os, random, shutil, time
+import copy, json, math, os, random, shutil, time
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Callable, NamedTuple
 
 import torch
 from fastai.torch_core import set_seed
-from fastcore.basics import patch
+from fastcore.basics import listify, patch
 from fastcore.foundation import L
 
 from .checkpoint import Checkpoint
 from .core import EKDError, add_digest, digest_matches, expect, short_digest, tensor_digest, write_json
 from .evaluate import evaluate_student
 from .judge import labelled_images
-from .intervals import difference_sentence, format_difference, mean_ci, paired_difference, percent
+from .intervals import difference_sentence, format_difference, mean_ci, paired_difference, percent_interval
 from .learner import ekd_learner
-from .losses import EKDLoss
-from .models import count_params
+from .losses import as_distill_loss, EKDLoss
 from .preflight import first_batch
 from .teachers import as_ensemble
+from .unlabeled import UnlabeledImages
 
 # %% ../nbs/14_compare.ipynb #152528b1
-def _labels(dls, arch, teachers, loss, n_branches=None, memo=False, **kwargs):
-    n = n_branches or len(teachers)
+def _labels(dls, arch, teachers, loss, n_branches=None, memo=False, hints=None, cbs=None, **kwargs):
+    n,cbs = n_branches or len(teachers),[c for c in listify(cbs) if not isinstance(c, UnlabeledImages)]
     if isinstance(arch, (list, tuple)) or hasattr(arch, 'n_branches'): n = None   # it says itself how many
-    return ekd_learner(dls, arch, n_branches=n, loss_func=EKDLoss(1., 0., 0.), **kwargs)
+    return ekd_learner(dls, arch, n_branches=n, loss_func=EKDLoss(1., 0., 0.), cbs=cbs, **kwargs)
 
-def _kd(dls, arch, teachers, loss, n_branches=None, split=None, **kwargs):
+def _kd(dls, arch, teachers, loss, n_branches=None, split=None, hints=None, **kwargs):
     return ekd_learner(dls, arch, teachers, n_branches=1, loss_func=EKDLoss(gamma=0., lam=0.), **kwargs)
 
 def _ekd(dls, arch, teachers, loss, **kwargs): return ekd_learner(dls, arch, teachers, loss_func=loss, **kwargs)
@@ -72,15 +73,18 @@ class Comparison:
     def table(self):
         "Accuracy, difference, parameters and time of each method, in markdown"
         head = 'student', 'accuracy, %', 'EKD minus this, points', 'parameters', 'training, s'
+        several = max(r['seed'] for r in self.records)>0
+        note = '\n\n± is half of the 95 % interval of a mean over seeds.' if several else ''
         rows = [head, ['---']+['--:']*4, *map(self._row, self.methods)]
-        return '\n'.join(f"| {' | '.join(row)} |" for row in rows)
+        return '\n'.join(f"| {' | '.join(row)} |" for row in rows) + note
 
     def _row(self, m):
         rs,ours = self.of(m),m=='ekd'
         diff = '' if ours or 'ekd' not in self.methods else format_difference(paired_difference(self.records, 'ekd', m))
         seconds = sum(r['wall_s'] for r in rs)/len(rs)
         name = f'**{COMPARED[m].label}**' if ours else COMPARED[m].label
-        return [name, percent([r['test_accuracy'] for r in rs]), diff, f"{rs[0]['params']:,}", f'{seconds:.0f}']
+        accuracy = percent_interval([r['test_accuracy'] for r in rs])
+        return [name, accuracy, diff, f"{rs[0]['params']:,}", f'{seconds:.0f}']
 
     def _repr_markdown_(self): return f'{self.table()}\n\n{self.sentence()}'
     def __repr__(self): return self._repr_markdown_()
@@ -186,26 +190,41 @@ def _run(c, name, seed):
     learn,seconds = _train(make, c.dls, seed, c.epochs, c.lr, checkpoints)
     about = dict(method=name, seed=seed, key=c.key, epochs=c.epochs, evaluated_on='valid', wall_s=seconds)
     scores = evaluate_student(learn.model, learn.dls.valid)
-    about['params'] = count_params(learn.model.keep(learn.model.n_branches))   # without what only training needs
+    about['params'] = learn.model.param_counts()[0]   # without what only training needs
     r = json.loads(json.dumps(add_digest(about | scores)))
     write_json(path, r)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return r
 
 # %% ../nbs/14_compare.ipynb #7b3952d8
-def _check_call(dls, teachers, epochs, seeds, methods, lr, folder):
-    "Refuse what no Learner looks at; the teachers as an ensemble"
-    expect(isinstance(epochs, int) and epochs>=1, 'epochs', epochs, 'a whole number of at least 1')
-    expect(isinstance(seeds, int) and seeds>=1, 'seeds', seeds, 'how many, at least 1')
-    expect(lr is None or lr>0, 'lr', lr, 'a learning rate above 0')
-    expect(isinstance(methods, (list, tuple)) and methods, 'methods', methods, f"some of {', '.join(COMPARED)}")
-    for m in methods: expect(m in COMPARED, 'methods', m, f"some of {', '.join(COMPARED)}")
+def _check_call(epochs, seeds, methods, lr, log):
+    "Refuse what no Learner looks at"
+    def counts(n): return type(n) is int and n>=1
+    expect(counts(epochs), 'epochs', epochs, 'a whole number of at least 1')
+    expect(counts(seeds), 'seeds', seeds, 'how many, at least 1')
+    rate = isinstance(lr, Real) and not isinstance(lr, bool) and 0<lr<math.inf
+    expect(lr is None or rate, 'lr', lr, 'None or a learning rate above 0')
+    some = f"some of {', '.join(COMPARED)}"
+    expect(isinstance(methods, (list, tuple)) and methods, 'methods', methods, f'a list, {some}')
+    for m in methods: expect(isinstance(m, str) and m in COMPARED, 'methods', m, some)
+    expect(len(set(methods))==len(methods), 'methods', methods, 'each once')
+    expect(log is None or callable(log), 'log', log, 'None or a function of a line')
+
+def _check_data(dls, loss_func):
+    "Refuse images of several labels: what is compared is the accuracy of one"
+    several = as_distill_loss(loss_func).multi_label or first_batch(dls, None)[1].ndim==2
+    expect(not several, 'dls', 'several labels for each image', 'one: compare counts images whose class is right')
+
+# %% ../nbs/14_compare.ipynb #6023bdf6
+def _ready_folder(folder):
+    "The folder for records, made if it does not exist"
+    expect(isinstance(folder, (str, Path)) and folder!='', 'folder', folder, 'a path')
+    folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK): raise PermissionError(13, 'no permission')
     except OSError as e: raise EKDError(f'folder: cannot write to {folder} ({e.strerror})') from None
-    first_batch(dls)
-    return as_ensemble(teachers)
+    return folder
 
 # %% ../nbs/14_compare.ipynb #0e044bec
 def compare(
@@ -218,12 +237,13 @@ def compare(
     lr:float=None, # highest learning rate, None: the Learner's
     folder='compared', # for records and checkpoints
     loss_func=None, # of EKD, None: `EKDLoss()`
-    log=print, # gets a line per run
+    log=print, # gets a line per run; None: no lines
     **kwargs, # for `ekd_learner`
 )->Comparison:
     "Train the same student with and without teachers, with several seeds, and say what the difference is worth"
-    folder = Path(folder)
-    teachers = _check_call(dls, teachers, epochs, seeds, methods, lr, folder)
+    _check_call(epochs, seeds, methods, lr, log)
+    _check_data(dls, loss_func)
+    folder,teachers = _ready_folder(folder),as_ensemble(teachers)
     key = _key(dls, arch, teachers, epochs, lr, dict(kwargs, loss_func=loss_func))
     c = SimpleNamespace(dls=dls, arch=arch, teachers=teachers, loss=loss_func, epochs=epochs, lr=lr, folder=folder,
                         key=key, kwargs=kwargs)
@@ -233,5 +253,5 @@ def compare(
     for seed in range(seeds):
         for m in methods:
             records.append(_run(c, m, seed))
-            log(f"{m}, seed {seed}: {records[-1]['test_accuracy']:.1%} ({len(records)} of {n})")
+            if log: log(f"{m}, seed {seed}: {records[-1]['test_accuracy']:.1%} ({len(records)} of {n})")
     return Comparison(records, folder)

@@ -64,9 +64,12 @@ def _from_callable(f, n_out, in_channels, pretrained):
         expect(name, 'pretrained', True, f'a function with an argument `weights` or `pretrained`; {getattr(f, "__name__", f)} has none')
         kw = {name: 'DEFAULT' if name=='weights' else True}
     if 'n_out' in takes and 'in_channels' in takes: kw.update(n_out=n_out, in_channels=in_channels)
+    called = getattr(f, '__name__', type(f).__name__)
+    try: inspect.signature(f).bind(**kw)
+    except TypeError as e:
+        raise EKDError(f'arch: {called} needs other arguments than {list(kw)} ({e}), expected a function that builds a network') from None
     model = f(**kw)
-    if not isinstance(model, nn.Module):
-        raise EKDError(f'arch: {getattr(f, "__name__", f)} returns a {type(model).__name__}, expected a network')
+    expect(isinstance(model, nn.Module), 'arch', type(model).__name__, f'{called} to return a network')
     return model
 
 def create_network(

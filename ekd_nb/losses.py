@@ -265,7 +265,7 @@ def set_hints(self:EKDLoss, hint_error, hint_schedule, hint_end, projection):
 def term_names(self:EKDLoss):
     names = ['ce_ens', 'ce_branch']
     if self.peak('beta')>0: names += ['kd_ens', 'kd_branch']
-    return names + ['hint'] if self.needs_features else names
+    return names + ['hint'] if self.peak('gamma')>0 else names
 
 @patch
 def over_branches(self:EKDLoss, t): return t.sum(0) if self.branch_reduction=='sum' else t.mean(0)
@@ -285,7 +285,7 @@ def terms(self:EKDLoss, pred, y):
         kd_ens,kd_branch = self.soft_terms(pred, t, assign, y)
         res['kd_ens'] = self.beta*ens*kd_ens if ens else nothing
         res['kd_branch'] = self.beta*self.over_branches(kd_branch)
-    if self.needs_features and self.check_features(pred):
+    if self.peak('gamma')>0 and self.check_features(pred):
         weights = hint_weights(assign, len(t), self.lam)
         errors = hint_errors(pred.features, pred.teacher.features, weights, self.hint_error, self.normalize_hints)
         res['hint'] = self.gamma*self.hint_scale*self.over_branches(errors)
@@ -358,7 +358,7 @@ def number_text(self:DistillLoss, name):
 @patch
 def hint_repr(self:EKDLoss):
     "What is not the default of the hints, in words"
-    if not self.needs_features: return ''
+    if not self.peak('gamma')>0: return ''
     form = f', {self.hint_error} hints'
     return form + (f', γ falls ({self.hint_schedule})' if self.hint_schedule else '')
 
@@ -376,7 +376,7 @@ def scale_at(self:EKDLoss,
 @patch(as_prop=True)
 def scheduled(self:EKDLoss):
     "Names of the numbers that change while training"
-    return list(self.schedules) + (['gamma'] if self.hint_schedule and self.needs_features else [])
+    return list(self.schedules) + (['gamma'] if self.hint_schedule and self.peak('gamma')>0 else [])
 
 @patch
 def follow_schedules(self:EKDLoss, share):

@@ -147,7 +147,7 @@ def _draw_title(student, ax, trunk, branches, y, x):
     name = student.config.get('name', 'a network')
     cost = sum(b.cost for boxes in [trunk, *branches] for b in boxes)
     what = f'{name}, {student.n_branches} {student.kind}' if student.n_branches>1 else name
-    total = f'{_short_number(count_params(student))} parameters, {_short_number(cost)} multiply-adds'
+    total = f'{_short_number(student.param_counts()[0])} parameters, {_short_number(cost)} multiply-adds'
     ax.text(x, y, f'{what}: {total}', ha='center', va='center', color=_INK, fontsize=11)
     if any(student.config.get('kept') or []):
         text = 'filled: pretrained weights; outline: new'

@@ -106,3 +106,56 @@ def test_records_of_other_data_or_callbacks_are_not_taken(change, tmp_path):
     other = dict(cbs=MixUp(.1)) if change=='a callback' else dict(cbs=MixUp(.4))
     third = compare(loaders(int(change=='images')), 'resnet8-w4', ts, **other, **kw)
     assert first.records==same.records and first.records[0]['key']!=third.records[0]['key']
+
+
+def test_every_interval_of_the_table_is_one_of_95_percent(case, tmp_path):
+    dls, teachers = case
+    c = compare(dls, 'resnet8-w4', teachers, **small(tmp_path, seeds=2))
+    for m in c.methods:
+        mean, half, _ = mean_ci([100*r['test_accuracy'] for r in c.of(m)])
+        assert f'{mean:.1f} ± {half:.1f}' in c.table()
+    assert c.table().endswith('± is half of the 95 % interval of a mean over seeds.')
+    one = compare(dls, 'resnet8-w4', teachers, **small(tmp_path, methods=('ekd',)))
+    assert '±' not in one.table()
+
+
+def test_methods_without_teachers_get_no_hints_and_no_images_without_labels(case, tmp_path):
+    from ekd_nb.unlabeled import UnlabeledImages
+    dls, teachers = case
+    images = UnlabeledImages(load_images('digits').x_train[-20:])
+    hints = ['layer1', ('layer1', 'layer2')]
+    c = compare(dls, 'resnet8-w4', teachers, hints=hints, cbs=images, **small(tmp_path))
+    plain = compare(dls, 'resnet8-w4', teachers, **small(tmp_path))
+    nll = [[r['nll'] for r in o.records] for o in (c, plain)]
+    assert nll[0][0] == nll[1][0] and nll[0][1] != nll[1][1] and nll[0][2] != nll[1][2]
+
+
+@pytest.mark.parametrize('wrong, text', [
+    (dict(lr='a'), "lr: got 'a'"), (dict(lr=float('inf')), 'lr: got inf'), (dict(lr=True), 'lr: got True'),
+    (dict(folder=None), 'folder: got None'), (dict(folder=''), "folder: got ''"), (dict(folder=3), 'folder: got 3'),
+    (dict(log=3), 'log: got 3'), (dict(epochs=0), 'epochs: got 0'), (dict(epochs=True), 'epochs: got True'),
+    (dict(epochs=1.5), 'epochs: got 1.5'), (dict(seeds=0), 'seeds: got 0'),
+    (dict(seeds=[0, 1]), r'seeds: got \[0, 1\]'),
+    (dict(methods=['ekd', 'ekd']), 'expected each once'), (dict(methods=[['ekd']]), r"methods: got \['ekd'\]"),
+    (dict(methods={'ekd'}), 'methods: got'), (dict(methods=()), 'methods: got'),
+    (dict(loss_func='a'), "loss_func: got 'a'")])
+def test_bad_input_costs_one_sentence(case, tmp_path, wrong, text):
+    dls, teachers = case
+    with pytest.raises(EKDError, match=text): compare(dls, 'resnet8-w4', teachers, **small(tmp_path, **wrong))
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_labels_are_refused(case, tmp_path):
+    from ekd_nb.multilabel import MultiLabelEKDLoss
+    dls, teachers = case
+    with pytest.raises(EKDError, match='several labels'):
+        compare(dls, 'resnet8-w4', teachers, loss_func=MultiLabelEKDLoss(), **small(tmp_path))
+    ds = TensorDataset(torch.randn(20, 1, 8, 8), (torch.rand(20, 10) > .5).float())
+    several = DataLoaders(DataLoader(ds, 10), DataLoader(ds, 10))
+    with pytest.raises(EKDError, match='several labels'): compare(several, 'resnet8-w4', teachers, **small(tmp_path))
+
+
+def test_no_log_is_silent(case, tmp_path, capsys):
+    dls, teachers = case
+    compare(dls, 'resnet8-w4', teachers, **small(tmp_path, methods=('ekd',), log=None))
+    assert 'seed 0' not in capsys.readouterr().out

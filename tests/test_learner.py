@@ -1,10 +1,10 @@
 "ekd_learner: the contract of DESIGN.md section 3"
-import inspect, subprocess, sys, warnings
+import copy, inspect, subprocess, sys, warnings
 from pathlib import Path
 import pytest, torch
 import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
-from compat import SMALL, Net, data, dls, learner, teachers, torch_loaders, trained
+from compat import SMALL, Net, data, dls, folder_dls, learner, teachers, torch_loaders, trained
 from fastai.learner import Learner, load_learner
 from ekd_nb.core import EKDError
 from ekd_nb.data import image_dls, stratified_subset
@@ -316,3 +316,46 @@ def test_a_learner_on_plain_loaders_is_exported(make, tmp_path):
 
 def test_no_memo_is_no_memo():
     assert not learner(memo=None).distill.memo
+
+
+@pytest.mark.parametrize('name', ['resnet18', 'mobilenet_v3_small'])
+def test_teacher_learner_takes_a_function_as_ekd_learner_does(name):
+    from torchvision import models
+    t = teacher_learner(dls(), getattr(models, name))   # made for 1,000 classes in colour, the data are grey
+    assert t.model.eval()(torch.randn(2, 1, 40, 40)).shape == (2, 10)
+    def odd(): return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 7), torch.nn.LogSoftmax(1))
+    with pytest.raises(EKDError, match=r'arch: Sequential returns float32 \[2, 7\], expected logits \[B,10\]'):
+        teacher_learner(dls(), odd)   # no layer of its own gives the outputs
+    if name == 'resnet18': t.fit(1)
+
+
+def test_teacher_learner_begins_with_given_weights(monkeypatch):
+    from torchvision import models
+    net = models.resnet18()
+    def trained(weights=None):
+        assert weights == 'DEFAULT'
+        return copy.deepcopy(net)
+    t = teacher_learner(folder_dls(), trained, pretrained=True)
+    assert torch.equal(t.model.layer1[0].conv1.weight, net.layer1[0].conv1.weight) and t.model.fc.out_features == 3
+
+
+@pytest.mark.parametrize('arch, text', [(torch.nn.Linear, 'Linear needs other'), (lambda n: 3, 'needs other'),
+                                        (lambda: 3, "got 'int'"), (None, 'got NoneType'), (['resnet8'], 'got list')])
+def test_teacher_learner_refuses_what_builds_no_network(arch, text):
+    with pytest.raises(EKDError, match=f'arch: .*{text}'): teacher_learner(dls(), arch)
+
+
+def test_parameters_of_hints_are_told_apart_the_same_way_everywhere(tmp_path):
+    from ekd_nb.deploy import load_student, save_student
+    from ekd_nb.models import count_params
+    l = learner(loss_func=EKDLoss(gamma=1.))
+    n, extra = l.model.param_counts()
+    assert n == count_params(l.model.keep(2)) and extra == count_params(l.model.projections) > 0
+    both = f'{n:,} parameters, and {extra:,} of hint projections, for training only'
+    rows = l.model.summary().splitlines()
+    assert [r for r in rows if r.startswith('student')][0].split()[3] == f'{n:,}'
+    assert [r for r in rows if r.startswith('hints')][0].split()[-2] == f'{extra:,}'
+    path = save_student(l, tmp_path)
+    assert both in path.with_suffix('.md').read_text() and both in repr(l.model)
+    bare = load_student(path)
+    assert bare.param_counts() == (n, 0) and 'hint' not in bare.summary()

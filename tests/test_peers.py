@@ -5,10 +5,10 @@ import pytest
 from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
 from compat import ROWS as COMPAT
-from peers import MISSING, NO, ROWS, YES, ours
+from peers import MISSING, NO, ROWS, YES, ours, why
 
 TESTED = {f for _, _, f in COMPAT}   # by test_compat.py
-RUN = [pytest.param(o, id=n) for _, n, *_, o in ROWS if o is not None and o not in TESTED]
+RUN = [pytest.param(o, id=n) for _, n, *_, o in ROWS if callable(o) and o not in TESTED]
 
 
 @pytest.mark.parametrize('f', RUN)
@@ -21,12 +21,17 @@ def test_works(f):
 def test_rows():
     names = [n for _, n, *_ in ROWS]
     assert len(set(names)) == len(names)
-    for _, n, f, t, _, o in ROWS: assert {f, t} <= {YES, NO} and (YES in (f, t) or o is not None), n
+    for _, n, f, t, _, o in ROWS: assert {f, t} <= {YES, NO} and (YES in (f, t) or callable(o)), n
+
+
+def test_what_is_missing_has_a_reason_of_its_own():
+    reasons = [o for *_, o in ROWS if not callable(o)]
+    assert len(set(reasons)) == len(reasons) == 9 and all(o.startswith(f'{MISSING}: ') and len(o) > 50 for o in reasons)
 
 
 def test_missing_and_wrong_are_seen():
     def f(): raise ValueError('no')
-    assert ours(None) == MISSING and ours(f) == 'ValueError: no'
+    assert ours(why('x')) == 'missing: x' and ours(f) == 'ValueError: no'
 
 
 def test_no_loss_of_torchdistill_is_left_out():

@@ -6,7 +6,7 @@ import pytest, torch
 import torch.nn.functional as F
 from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
-from compat import SMALL, Net, dls, learner as learner_of, torch_loaders
+from compat import SMALL, Net, dls, folder_dls, learner as learner_of, torch_loaders
 from ekd_nb.core import EKDError, digest_matches, add_digest, write_atomic
 from ekd_nb.models import get_model
 from ekd_nb.features import find_features, forward_with_features
@@ -465,3 +465,23 @@ def test_no_cache_of_teachers_that_look_at_the_batch():
     ekd_learner(four_classes([0, 1, 2, 3]), SMALL, [net])
     with pytest.raises(EKDError, match='memo: outputs of teacher 0 .* depend on the rest'):
         ekd_learner(four_classes([0, 1, 2, 3]), SMALL, [net], memo=True)
+
+
+def test_teachers_are_named_by_their_architecture_and_numbered_where_it_is_the_same():
+    import timm
+    from fastai.vision.learner import vision_learner
+    from torchvision.models import resnet18
+    d = folder_dls()
+    learns = [vision_learner(d, a, pretrained=False) for a in (resnet18, 'test_resnet', resnet18)]
+    assert TeacherEnsemble(learns).names == ['resnet18 1', 'test_resnet', 'resnet18 2']
+    assert TeacherEnsemble(learns[:2]).names == ['resnet18', 'test_resnet']
+    bodies = [l.model for l in learns]   # without their Learners only timm's network knows its name
+    assert TeacherEnsemble(bodies).names == ['Sequential 1', 'test_resnet', 'Sequential 2']
+    nets = [timm.create_model('test_resnet', num_classes=3), resnet18(), TeacherAdapter(learns[0], size=64)]
+    assert TeacherEnsemble(nets).names == ['test_resnet', 'ResNet', 'resnet18']
+    assert TeacherEnsemble(nets, names=['a', 'a', 'b']).names == ['a', 'a', 'b']   # the caller's stay
+
+
+def test_layers_without_weights_are_refused():
+    with pytest.raises(EKDError, match=r'entry 0 \(LazyLinear\) has layers without weights yet'):
+        TeacherEnsemble([torch.nn.LazyLinear(3)])

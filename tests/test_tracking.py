@@ -1,8 +1,10 @@
-"Parts of the loss and branches reach TensorBoard and Weights & Biases through fastai's own callbacks"
-import sys
+"Parts of the loss and branches reach TensorBoard and Weights & Biases"
+import json, sys
 from pathlib import Path
 from types import SimpleNamespace
 import pytest
+from fastai.callback.core import Callback
+from fastai.learner import Recorder
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
 from compat import learner
 from ekd_nb.losses import EKDLoss
@@ -52,7 +54,41 @@ def check_wandb(summary, rows):
         if name != 'train_loss': assert float(summary[name]) == pytest.approx(value, abs=1e-6), name
 
 
-def test_wandb_at_its_boundary(monkeypatch):
+def recipe(wandb):
+    "The callback of the page"
+    page = json.loads((Path(__file__).resolve().parents[1]/'nbs/tutorials/tracking.ipynb').read_text())
+    cell = next(''.join(c['source']) for c in page['cells'] if 'class WandbRows' in ''.join(c['source']))
+    names = dict(Callback=Callback, Recorder=Recorder, wandb=wandb)
+    exec(cell, names)
+    return names['WandbRows']()
+
+
+def test_the_recipe_for_wandb_at_its_boundary():
+    wandb = StandIn()
+    l, rows = fitted(recipe(wandb))
+    assert len(wandb.logged) == len(rows) == 2
+    for i, (_, got) in enumerate(wandb.logged):
+        assert got.pop('epoch') == i and got.keys() == rows[i].keys()
+        assert got == pytest.approx(rows[i])
+    l.add_cb(recipe(wandb))
+    l.validate()
+    l.lr_find(num_it=10, show_plot=False)
+    assert len(wandb.logged) == 2   # epochs of training, nothing else
+
+
+def test_the_recipe_for_wandb_offline(tmp_path, monkeypatch):
+    wandb = pytest.importorskip('wandb', reason='Weights & Biases is not installed')
+    monkeypatch.setenv('WANDB_SILENT', 'true')
+    run = wandb.init(project='ekd', mode='offline', dir=tmp_path)
+    try:
+        _, rows = fitted(recipe(wandb))
+        summary = dict(run.summary)
+        assert {k: float(summary[k]) for k in rows[-1]} == pytest.approx(rows[-1])
+    finally: run.finish()
+    assert list(Path(tmp_path).rglob('*.wandb'))
+
+
+def test_fastais_callback_for_wandb(monkeypatch):
     wandb = StandIn()
     monkeypatch.setitem(sys.modules, 'wandb', wandb)
     monkeypatch.delitem(sys.modules, 'fastai.callback.wandb', raising=False)
@@ -66,7 +102,7 @@ def test_wandb_at_its_boundary(monkeypatch):
     assert sum('raw_loss' in row for _, row in wandb.logged) == 2*len(l.dls.train)
 
 
-def test_wandb_offline(tmp_path, monkeypatch):
+def test_fastais_callback_for_wandb_offline(tmp_path, monkeypatch):
     wandb = pytest.importorskip('wandb', reason='Weights & Biases is not installed')
     from fastai.callback.wandb import WandbCallback
     skip_config(monkeypatch)

@@ -5,10 +5,14 @@ nbs/results/compat.ipynb shows it, tests/test_peers.py runs our column.
     python tools/peers.py [part of a name]
 
 Theirs was read, not run: the guide to fasterai's losses (SOURCES), and the losses, the command line and the open
-issues of torchdistill. Ours is a small function that trains, or the name of a row of tools/compat.py; None: missing.
+issues of torchdistill. Ours is a small function that trains, the name of a row of tools/compat.py, or why it is not here.
 """
 import sys
 from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from compat import ROWS as COMPAT, SMALL, dls, learner, run_row, trained
@@ -23,6 +27,11 @@ ROWS = []   # (group, feature, fasterai, torchdistill, class of torchdistill, ou
 def row(group, feature, fasterai, torchdistill, ours=None, classes=()):
     "Register a feature; `torchdistill` may name its classes"
     ROWS.append((group, feature, YES if fasterai else NO, YES if torchdistill or classes else NO, classes, ours))
+
+
+def why(reason):
+    "Marks a feature that is missing here, with the reason"
+    return f'{MISSING}: {reason}'
 
 
 def compat_row(name):
@@ -70,20 +79,91 @@ row(ONE, 'similarities between images (SP)', True, False, baseline('sp'), ('SPKD
 row(ONE, 'distances and angles between images (RKD)', False, False, baseline('rkd'), ('RKDLoss',))
 row(ONE, 'contrast between images (CRD)', False, False, baseline('crd'), ('CRDLoss',))
 row(ONE, 'networks that teach each other (DML)', True, False, baseline('dml'))
-row(ONE, 'signs of activations (AB)', True, False, None, ('AltActTransferLoss',))
-row(ONE, 'flow between layers (FSP)', False, False, None, ('FSPLoss',))
-row(ONE, 'probabilities of neighbours (PKT)', False, False, None, ('PKTLoss',))
-row(ONE, 'translated factors (FT)', False, False, None, ('FTLoss',))
-row(ONE, 'mutual information bound (VID)', False, False, None, ('VIDLoss',))
-row(ONE, 'correlation of images (CCKD)', False, False, None, ('CCKDLoss',))
-row(ONE, 'self-supervision (SSKD)', False, False, None, ('AuxSSKDLoss', 'SSKDLoss'))
-row(ONE, 'feature maps by their uncertainty (PAD)', False, False, None, ('PADL2Loss',))
-row(ONE, 'several levels at once (knowledge review)', False, False, None, ('HierarchicalContextLoss',))
-row(ONE, 'translated knowledge, affinity (KTAAD)', False, False, None, ('KTALoss', 'AffinityLoss'))
-row(ONE, 'similarity of channels (ICKD)', False, False, None, ('ChSimLoss',))
-row(ONE, 'simplified representation (SRD)', False, False, None, ('SRDLoss',))
-row(ONE, 'a teacher that is trained along (DIST+)', False, False, None, ('DISTPlusLoss',))
-row(ONE, 'spherical features (SKD)', False, False, None, ('SKDInstanceLoss', 'SKDDirectionLoss'))
+def paired(pair, **kw):
+    "Trains two branches with a loss between each and its own teacher"
+    def f():
+        from ekd_nb.pairs import PairLoss
+        trained(loss_func=PairLoss(pair(), **kw))
+    return f
+
+
+def theirs(name, *args, **kw):
+    "A loss of torchdistill as a function of two tensors"
+    from ekd_nb.baselines.logit_based import call_torchdistill, torchdistill_loss
+    loss = torchdistill_loss(name)('s', 'output', 't', 'output', *args, **kw)
+    return lambda s, t: call_torchdistill(loss, s, t)
+
+
+def pooled(pair): return lambda s, t: pair(s.mean((2, 3)), t.mean((2, 3)))
+
+
+class MeanAndVariance(nn.Module):
+    "Features of a teacher's channels, and a variance above 0 for each channel (VID), or for each image (PAD)"
+    def __init__(self, n, n_teacher, of_images=False):
+        super().__init__()
+        self.mean = nn.Conv2d(n, n_teacher, 1)
+        self.spread = nn.Conv2d(n, n_teacher, 1) if of_images else nn.Parameter(torch.zeros(1, n_teacher, 1, 1))
+    def forward(self, f):
+        m = self.mean(f)
+        v = self.spread(f) if isinstance(self.spread, nn.Module) else self.spread.expand_as(m)
+        return torch.cat([m, F.softplus(v)+1e-3], 1)
+
+
+def likelihood(s, t):
+    "Negative logarithm of the probability of the teacher's features, as in torchdistill's VIDLoss and PADL2Loss"
+    mean, var = s.chunk(2, 1)
+    return .5*((mean-t).square()/var+var.log()).flatten(1).mean(1)
+
+
+def signs():
+    from ekd_nb.baselines.logit_based import torchdistill_loss
+    loss = torchdistill_loss('AltActTransferLoss').compute_alt_act_transfer_loss
+    return lambda s, t: loss(s, t, 1.)/len(s)
+row(ONE, 'signs of activations (AB)', True, False, paired(signs), ('AltActTransferLoss',))
+row(ONE, 'probabilities of neighbours (PKT)', False, False,
+    paired(lambda: pooled(theirs('PKTLoss')), project=None), ('PKTLoss',))
+row(ONE, 'mutual information bound (VID)', False, False,
+    paired(lambda: likelihood, project=MeanAndVariance), ('VIDLoss',))
+row(ONE, 'feature maps by their uncertainty (PAD)', False, False,
+    paired(lambda: likelihood, project=lambda n, m: MeanAndVariance(n, m, of_images=True)), ('PADL2Loss',))
+def correlation():
+    from ekd_nb.baselines.logit_based import torchdistill_loss
+    kernel = dict(type='gaussian', gamma=.4, max_p=2)
+    loss = torchdistill_loss('CCKDLoss')('s', 't', kernel, 'batchmean')
+    def pair(s, t):
+        s, t = (F.normalize(f.mean((2, 3)), dim=1) for f in (s, t))
+        return loss({'s': dict(output=s)}, {'t': dict(output=t)})
+    return pair
+row(ONE, 'correlation of images (CCKD)', False, False, paired(correlation), ('CCKDLoss',))
+def channels():
+    from ekd_nb.baselines.logit_based import torchdistill_loss
+    return torchdistill_loss('ChSimLoss').batch_loss
+row(ONE, 'similarity of channels (ICKD)', False, False, paired(channels), ('ChSimLoss',))
+def simple_recipe():
+    "Its term for features; the soft targets are those of the loss"
+    def norm(f): return F.batch_norm(f, None, None, training=True)
+    return lambda s, t: (norm(s)-norm(t)).abs().pow(4).sum().log()
+row(ONE, 'simplified representation (SRD)', False, False, paired(simple_recipe), ('SRDLoss',))
+def spherical():
+    a, b = theirs('SKDInstanceLoss'), theirs('SKDDirectionLoss')
+    return lambda s, t: a(s, t)+b(s, t)
+row(ONE, 'spherical features (SKD)', False, False, paired(spherical, on='logits'),
+    ('SKDInstanceLoss', 'SKDDirectionLoss'))
+row(ONE, 'flow between layers (FSP)', False, False,
+    why('student and teacher need pairs of layers of the same widths; teachers of different families share none'),
+    ('FSPLoss',))
+row(ONE, 'translated factors (FT)', False, False,
+    why('a translator of the teacher is trained first; several teachers would need one each'), ('FTLoss',))
+row(ONE, 'self-supervision (SSKD)', False, False,
+    why('trains the teacher again, on rotated images; teachers here stay as they are'),
+    ('AuxSSKDLoss', 'SSKDLoss'))
+row(ONE, 'several levels at once (knowledge review)', False, False,
+    why('fuses the stages of one student from the last to the first; branches share the first ones'),
+    ('HierarchicalContextLoss',))
+row(ONE, 'translated knowledge, affinity (KTAAD)', False, False,
+    why('for segmentation; an autoencoder of the teacher is trained first'), ('KTALoss', 'AffinityLoss'))
+row(ONE, 'a teacher that is trained along (DIST+)', False, False,
+    why('needs a teacher that is trained along; teachers here stay as they are'), ('DISTPlusLoss',))
 
 # ---- how it is used
 
@@ -103,7 +183,8 @@ def stages():
 row(HOW, 'training in several stages', False, True, stages)
 row(HOW, 'a loss of your own', True, True, lambda: logits())
 row(HOW, 'any Learner and callback of fastai', True, False, compat_row('fit one cycle'))
-row(HOW, 'experiments from a YAML file, without code', False, True, None)
+row(HOW, 'experiments from a YAML file, without code', False, True,
+    why('here an experiment is three lines of Python, or a protocol of the study'))
 row(HOW, 'gradient accumulation', True, True, compat_row('GradientAccumulation'))
 def processes():
     "The example script, started by Accelerate with two processes"
@@ -119,8 +200,10 @@ def processes():
     r = subprocess.run(launch+script, capture_output=True, text=True, env=env)
     assert '2 process(es)' in r.stdout and Path('out/student.safetensors').is_file(), r.stderr[-300:]
 row(HOW, 'several processes, started by Accelerate', True, True, processes)
-row(HOW, 'detection, segmentation, text', False, True, None)
-row(HOW, 'pruning, sparse weights, quantisation', True, False, None)
+row(HOW, 'detection, segmentation, text', False, True,
+    why('the student, its branches and its fusion are for image classifiers'))
+row(HOW, 'pruning, sparse weights, quantisation', True, False,
+    why('no distillation; the student is an ordinary module, to which such tools apply afterwards'))
 
 # ---- what several teachers need
 
@@ -147,8 +230,8 @@ row(MANY, 'branches that teach each other (CL-ILR)', False, False, baseline('cl_
 
 
 def ours(f):
-    "`yes`, `missing`, or what went wrong"
-    if f is None: return MISSING
+    "`yes`, `missing: …` with the reason, or what went wrong"
+    if isinstance(f, str): return f
     got = run_row(f)
     return YES if got == 'ok' else got
 

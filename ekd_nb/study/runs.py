@@ -188,7 +188,8 @@ def teachers_record(
     dls,eval_dl,rows = run_data(p, data, seed, fraction, device, eval_split)
     seconds = [i.get('wall_s') for i in manifests]
     record = _describe(p, 'teachers', data, seed, fraction, teacher_data, manifests, eval_split, rows)
-    record |= dict(student='+'.join(teachers.names), **_sizes(model, data), epochs=manifests[0]['epochs'])
+    record |= dict(student='+'.join(m.arch for m in teachers.models))
+    record |= dict(**_sizes(model, data), epochs=manifests[0]['epochs'])
     record |= dict(curves={}, **evaluate_student(model, eval_dl))
     record |= dict(wall_s=None if None in seconds else sum(seconds), **where)
     return record | extended_metrics(model, p, data, dls, eval_split=eval_split)
