@@ -5,7 +5,7 @@ nbs/results/compat.ipynb shows it, tests/test_peers.py runs our column.
     python tools/peers.py [part of a name]
 
 Theirs was read, not run: the guide to fasterai's losses (SOURCES), and the losses, the command line and the open
-issues of torchdistill. Ours is a small function that trains, the name of a row of tools/compat.py, or why it is not here.
+issues of torchdistill. Ours is a small function that trains, a row of tools/compat.py, or why it is missing.
 """
 import sys
 from pathlib import Path
