@@ -36,7 +36,7 @@ test: check                          ## everything that must hold: notebooks, RE
 	OMP_NUM_THREADS=1 $(PY) tools/run_notebooks.py
 	OMP_NUM_THREADS=1 $(PY) tools/preview/build.py
 	$(PY) tools/preview/check.py
-	$(PY) -m pytest -q
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile
 
 check: $(VENV)/.installed-dev        ## the quick part of test: notebooks clean, library and README in sync
 	$(PY) tools/check_notebooks.py
