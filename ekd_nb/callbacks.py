@@ -151,7 +151,7 @@ def extend_batch(self:DistillCallback,
 
 @patch
 def after_create(self:DistillCallback):
-    "Say when the Learner is made that its loader does not allow a cache"
+    "Warn when the Learner is made, if its loader does not allow a cache"
     why = self.memo and no_key_reason(self.learn.dls.train)
     if why: self._warn_live(why)
 
@@ -270,7 +270,7 @@ class ValidationRecord(Callback):
 def validation_columns(
     recorder, # fastai's, of a Learner
 )->dict: # name -> value of the loss and of accuracies, empty if they were not measured
-    "What the last row of the Recorder has of validation"
+    "The columns of validation in the last row of the Recorder"
     names,row = [n for n in recorder.metric_names if n not in ('epoch', 'time')],recorder.values[-1]
     if recorder.train_metrics: names = [n if n=='valid_loss' else n.removeprefix('valid_') for n in names]
     if len(row)<len(names): names = names[-len(row):]   # `validate` has nothing of training

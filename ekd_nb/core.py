@@ -37,7 +37,7 @@ def as_path(
     path, # a string or a path
     name:str='path', # of the argument
 )->Path:
-    "A path, or one sentence about what is none"
+    "Make a path of it, or refuse it with one sentence"
     expect(isinstance(path, (str, os.PathLike)) and str(path)!='', name, path, 'a path')
     return Path(path)
 

@@ -220,7 +220,7 @@ def _write(path, data):
     except OSError as e: raise EKDError(f'path: cannot write {path} ({e.strerror or e})') from None
 
 def _read(path, read, what):
-    "What a file holds, or one sentence"
+    "Read a file, or refuse it with one sentence"
     path = as_path(path)
     expect(path.is_file(), 'path', str(path), f'{what} that exists')
     try: return read(path)

@@ -34,8 +34,8 @@ def _manifest(model):
     man = getattr(model, 'manifest', None) or {}
     return dict(stats=STATS.get(man.get('fingerprint'))) | man
 
-def _believable(man, model, entry, log):
-    "A manifest without names or a normalisation that cannot be those of the network"
+def _plausible_manifest(man, model, entry, log):
+    "The manifest, without class names or a normalisation that the network cannot have"
     known = {k: man.get(k) for k in ('classes', 'stats')}
     faults = dict(classes=names_fault(known['classes'], man.get('n_out')) if known['classes'] else '',
                   stats=stats_fault(known['stats'], first_channels(model, None)) if known['stats'] else '')
@@ -76,7 +76,7 @@ def match(self:TeacherEnsemble,
     models,maps = list(self.models),list(self.class_maps)
     for i,(name,model) in enumerate(zip(self.names, self.models)):
         entry = f'teachers: entry {i} ({name})'
-        man = _believable(_manifest(model), model, entry, log)
+        man = _plausible_manifest(_manifest(model), model, entry, log)
         if maps[i] is None and (cm := class_map(man.get('classes'), vocab, entry)):
             maps[i],unknown = cm,[str(v) for v,c in zip(vocab, cm) if c is None]
             log(f'{entry} numbers its classes in another way than the data: mapped by name'

@@ -45,7 +45,7 @@ def check_arguments(
     f, # a function that hands `kwargs` to `Learner`
     kwargs:dict, # what its caller has passed
 ):
-    "Refuse an argument that nobody has, before anything is made"
+    "Refuse an unknown argument, before anything is made"
     names = list(inspect.signature(f).parameters)
     for k in kwargs:
         close = ''.join(f', such as {o}' for o in difflib.get_close_matches(k, names, 1, .5))

@@ -52,7 +52,7 @@ def last_batch_size(
 
 # %% ../nbs/02_loaders.ipynb #124e8abc
 def _first_line(e):
-    "What went wrong, in one line; a worker process sends its traceback along"
+    "What went wrong, in one line, without the traceback of a worker process"
     lines = [l.strip() for l in str(e).splitlines() if l.strip()] or [type(e).__name__]
     return lines[-1] if lines[0].startswith('Caught ') else lines[0]
 

@@ -77,7 +77,7 @@ def branch_indices(
     which, # a number k (the first k branches) or branch indices
     n_branches:int, # N
 )->list: # of int
-    "Which branches are meant"
+    "The indices of some branches, checked"
     def is_index(i): return isinstance(i, Integral) and not isinstance(i, bool)
     if isinstance(which, torch.Tensor): which = which.tolist()
     try: idx = list(range(which) if is_index(which) else which)

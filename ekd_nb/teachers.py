@@ -196,7 +196,7 @@ def feature_spot(self:TeacherEnsemble,
 def _is_class_map(cm):
     if not isinstance(cm, (list, tuple)): return False
     ok = all(c is None or (type(c) is int and c>=0) for c in cm)
-    return ok and len(set(cm)-{None})>1   # one class alone is no answer
+    return ok and len(set(cm)-{None})>1   # at least two classes
 
 def known_classes(
     teachers, # a `TeacherEnsemble`

@@ -282,6 +282,13 @@ def test_stored_html_is_refused():
     assert any('stores HTML' in t for t in said)
 
 
+def test_folders_of_a_machine_are_found_in_what_is_stored():
+    def said(text): return [t for _, t in check.check_executed(notebook(code('x', result(text_plain=text))))]
+    assert any('a folder of the machine' in t for t in said('/home/me/data/cifar10.npz'))
+    assert any('a folder of the machine' in t for t in said('File "/opt/lib/python3.11/site-packages/torch/serialization.py"'))
+    assert not said('results/runs/cifar10.json, ~/data')
+
+
 @pytest.mark.parametrize('path', check.notebooks(), ids=check.name_of)
 def test_no_notebook_stores_html(path):
     kinds = {k for c in json.loads(path.read_text())['cells'] for o in c.get('outputs', []) for k in o.get('data', {})}

@@ -15,6 +15,7 @@ import code_style
 ROOT = Path(__file__).resolve().parents[1]
 BY_HAND = ('__init__.py', '__main__.py')   # the only modules that come from no notebook
 IGNORED = shutil.ignore_patterns('.ipynb_checkpoints', '_*')   # of `nbs/`, when it is exported
+MACHINE = re.compile(r'site-packages/|(?<![\w.])/(home|root|Users|tmp)/')   # folders of the machine that ran a cell
 UNSTORED = re.compile(r'^\s*#\|\s*(hide|export\w*|default_exp|slow|real|eval:\s*false)\b', re.M)
 
 
@@ -61,6 +62,12 @@ def check_clean(nb):
         yield None, 'carries metadata that nbdev-clean removes'
 
 
+def stored_text(output):
+    "All text that an output holds"
+    parts = [output.get('text', ''), *(v for k, v in output.get('data', {}).items() if k.startswith('text/'))]
+    return '\n'.join(p if isinstance(p, str) else ''.join(p) for p in parts)
+
+
 def check_executed(nb):
     code = [(i, c) for i, c in enumerate(nb['cells']) if c['cell_type'] == 'code' and source(c).strip()]
     for i, c in code:
@@ -69,6 +76,8 @@ def check_executed(nb):
         if any('text/html' in o.get('data', {}) for o in c.get('outputs', [])):
             yield i, ('stores HTML, for which Quarto loads scripts from another host: '
                       'store it with tools/run_notebooks.py --save')
+        folders = [m.group() for o in c.get('outputs', []) for m in [MACHINE.search(stored_text(o))] if m]
+        if folders: yield i, f'stores a folder of the machine that ran it ({folders[0]}…)'
         if not c.get('outputs') and not UNSTORED.search(source(c)) and must_show(source(c)):
             yield i, 'shows something but nothing is stored: it was not executed'
     shown = [c for _, c in code if not UNSTORED.search(source(c))]
