@@ -110,6 +110,8 @@ wrong(T, "class map of 9 entries, data of 10 classes", 'has 9 classes, the data 
     lambda: ekd(teachers=ensemble([model()], class_maps=[list(range(9))])))
 wrong(T, "feature_grid=-1", 'feature_grid: got -1')(lambda: ensemble([model()], feature_grid=-1))
 
+wrong(T, "class map to one class", 'at least two known and different')(lambda: ensemble([model()], class_maps=[[3]*10]))
+
 @wrong(T, "TeacherAdapter(size='large')", "size: got 'large'")
 def _():
     from ekd_nb.teachers import TeacherAdapter
@@ -164,6 +166,10 @@ def save(m, *a, **kw):
 wrong(W, "save_teacher(…, 't.pth')", "ends in '.safetensors'")(lambda: save(model(), tmp()/'t.pth'))
 wrong(W, "save_teacher(…, accuracy=91.3)", 'accuracy: got 91.3')(
     lambda: save(model(), tmp()/'t.safetensors', accuracy=91.3))
+wrong(W, "save_teacher(…, classes=['cat', 'dog']) of 10 outputs", 'classes: got 2 names for 10 outputs')(
+    lambda: save(model(), tmp()/'t.safetensors', classes=['cat', 'dog']))
+wrong(W, "save_teacher(…, stats=([.5], [0]))", 'positive std')(
+    lambda: save(model(), tmp()/'t.safetensors', stats=([.5], [0])))
 wrong(W, "save_teacher(net of no known architecture)", 'has no architecture name')(
     lambda: save(unnamed(), tmp()/'t.safetensors'))
 wrong(W, "save_teacher(…, arch='resnet14') of a resnet8", 'not the weights of a resnet14')(
@@ -241,6 +247,8 @@ wrong(S, "a finished student and split='layer1'", 'the student is finished')(
     lambda: ekd(finished(), **good(split='layer1')))
 wrong(S, "student.keep(3) of 2 branches", 'keep: got 3')(lambda: finished().keep(3))
 wrong(S, "student.keep([0, 0])", 'keep: got [0, 0]')(lambda: finished().keep([0, 0]))
+wrong(S, "student.keep('a')", "keep: got 'a'")(lambda: finished().keep('a'))
+wrong(S, "learn.keep(1.5)", 'keep: got 1.5')(lambda: ekd(**good()).keep(1.5))
 
 # ---- loss
 L = 'loss'
@@ -275,6 +283,14 @@ def loaders(x, y):
     dl = DataLoader(TensorDataset(x, y), 8)
     return DataLoaders(dl, dl)
 X, Y = torch.randn(20, 1, 8, 8), torch.arange(20) % 10
+
+def unreadable():
+    "Loaders whose pictures cannot be read"
+    d = loaders(X, Y)
+    def read(i): raise OSError('cannot identify image file 3.png')
+    d.train.dataset.__class__ = type('Pictures', (type(d.train.dataset),), dict(__getitem__=lambda self, i: read(i)))
+    return d
+
 wrong(D, "dls=[…] (a list)", 'dls: got a list, expected DataLoaders')(lambda: ekd(d=[1], **good()))
 wrong(D, "images [B,H,W]", 'expected images [B,channels,H,W]')(lambda: ekd(d=loaders(X[:, 0], Y), **good()))
 wrong(D, "images as bytes", 'expected floats')(lambda: ekd(d=loaders(X.byte(), Y), **good()))
@@ -287,6 +303,8 @@ wrong(D, "no batch: 4 images, bs=8, drop_last", 'the training loader has no batc
     lambda: ekd(d=torch_loaders(64, True), **good()))
 wrong(D, "plain loaders, no teachers, no n_out", 'n_out: the data does not say')(
     lambda: ekd(d=loaders(X, Y), loss_func=loss(1, 0, 0)))
+wrong(D, "a picture that cannot be read", 'dls: the first batch cannot be made (cannot identify image file 3.png)')(
+    lambda: ekd(d=unreadable(), **good()))
 wrong(D, "n_out=1", 'n_out: got 1')(lambda: ekd(n_out=1, loss_func=loss(1, 0, 0)))
 wrong(D, "last batch of one image, features 1×1", 'too few for BatchNorm')(
     lambda: ekd(Net(), d=loaders(torch.randn(17, 1, 4, 4), Y[:17]), **good(teachers=[Net()], split=1)))
@@ -314,16 +332,34 @@ K = 'Learner'
 def two():
     from ekd_nb.callbacks import DistillCallback
     ekd(**good(cbs=DistillCallback(ensemble(shared()[1]))))
+wrong(K, "ekd_learner(…, nbranches=2)", "got 'nbranches', expected an argument that it or Learner has, such as n_")(
+    lambda: ekd(**good(nbranches=2)))
 wrong(K, "ekd_learner(…, cbs=DistillCallback(…))", 'cbs: got a DistillCallback')(two)
 
-@wrong(K, "fitting an exported student again", 'exported without its teachers')
-def _():
+def loaded():
+    "An exported Learner, read back"
     from fastai.learner import load_learner
     l = ekd(**good())
     l.path = tmp()
     l.export('e.pkl')
-    m = load_learner(tmp()/'e.pkl')
+    return load_learner(tmp()/'e.pkl')
+
+@wrong(K, "fitting an exported student again", 'exported without its teachers')
+def _():
+    m = loaded()
     with m.no_bar(), m.no_logging(): m.fit(1)
+
+@wrong(K, "get_preds() of an exported student", 'an exported Learner has no data of its own')
+def _():
+    m = loaded()
+    with m.no_bar(), m.no_logging(): m.get_preds()
+
+@wrong(K, "a student in a plain Learner with CrossEntropyLossFlat", 'a student in training gives a StudentOutput')
+def _():
+    from fastai.learner import Learner
+    from fastai.losses import CrossEntropyLossFlat
+    l = Learner(shared()[0], ekd(**good()).model, loss_func=CrossEntropyLossFlat())
+    with l.no_bar(), l.no_logging(): l.fit(1)
 
 def unlabeled(images, **kw):
     from ekd_nb.unlabeled import UnlabeledImages
@@ -348,6 +384,19 @@ def student_files(*a, **kw):
 wrong(K, "save_student(a plain network)", 'expected a BranchedStudent')(lambda: student_files(Net(), tmp()))
 wrong(K, "save_student(…, arch='resnet14') of a resnet8", 'is not this student')(
     lambda: student_files(finished(), tmp(), arch='resnet14'))
+
+def exported_student(*a):
+    from ekd_nb.deploy import export_student
+    return export_student(*a)
+
+wrong(K, "export_student(…, 's.h5', x)", 'expected a suffix among')(lambda: exported_student(finished(), 's.h5', X))
+wrong(K, "export_student(…, 's.pt2', images of 3 channels)", 'cannot process images of shape')(
+    lambda: exported_student(finished(), tmp()/'s.pt2', torch.zeros(2, 3, 8, 8)))
+
+@wrong(K, "load_student of a saved teacher", 'holds a network of save_teacher, expected a student')
+def _():
+    from ekd_nb.deploy import load_student
+    load_student(save(model(), tmp()/'teacher.safetensors'))
 
 @wrong(K, "load_student of a damaged file", 'is damaged')
 def _():
