@@ -288,6 +288,20 @@ SPOILED = {
     'script error': '<script>nothing()</script>', 'console': '<script>console.error("oh")</script>',
     'another host': '<img src="http://other.invalid/x.png" alt="x">'}
 
+BOX = '<div class="callout"><p>Asked</p><p>Found</p><p>Means</p></div>'
+DOT = '<img alt="x" src="data:image/svg+xml;base64,' + base64.b64encode(
+    b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>').decode() + '">'
+def table(*values): return f'<table>{"".join(f"<tr><td>m</td><td>{v}</td></tr>" for v in values)}</table>'
+ANSWER = BOX+DOT+table(3, 2, 1)
+UNANSWERED = {   # what is said of a page of results -> its content
+    'opens with no box': DOT+table(1), 'p stands before the box': f'<p>x</p>{ANSWER}',
+    'shows 2 figures': BOX+DOT+DOT+table(1), 'shows 0 figures': BOX+table(1),
+    'shows 2 tables': ANSWER+table(1), 'its table stands before its figure': BOX+table(1)+DOT,
+    'has 9 rows': BOX+DOT+table(*range(9)), 'not sorted by the value': BOX+DOT+table(2, 3, 1),
+    'says “Not measured.”': f'{ANSWER}<p>Not measured.</p>',
+    'what was found ends at': ANSWER.replace('<p>Found', '<p style="padding-top:900px">Found'),
+    '': f'{ANSWER}<details><summary>more</summary>{DOT}{table(1, 3, 2)}</details>'}
+
 
 def drawing(path, size, paper, ink=None):
     "A picture of one colour, with a bar of ink"
@@ -306,6 +320,9 @@ def seen(tmp_path_factory):
     pictures = (('slab', 60, '#ffffffff'), ('faint', 60, '#00000000 #aaaaaaff'), ('broad', 700, '#7a7a7aff'))
     for name, width, colors in pictures:
         drawing(folder/f'{name}.png', (width, 40), *colors.split())
+    (folder/'results').mkdir()
+    for i, body in enumerate(UNANSWERED.values()): (folder/f'results/{i}.html').write_text(GOOD.format(body))
+    (folder/'index.html').write_text(GOOD.format(f'<p>{"word "*121}</p><pre>make</pre>'))
     (folder/'sound.html').write_text(GOOD.format('<p>fine <a href="#a">up</a></p>'))
     for i, body in enumerate(SPOILED.values()):
         (folder/f'page{i}.html').write_text(GOOD.format(body.replace('href="#b"', f'href="page{i}.html#b"')))
@@ -316,6 +333,16 @@ def seen(tmp_path_factory):
 
 
 def test_sound_page_passes(seen): assert 'sound.html' not in seen
+
+
+@pytest.mark.parametrize('i, says', list(enumerate(UNANSWERED)))
+def test_a_page_of_results_answers_first(seen, i, says):
+    found = [t for t in seen.get(f'results/{i}.html', []) if 'h2 stands' not in t and 'scope' not in t]
+    assert any(says in t for t in found) if says else not found, found
+
+
+def test_words_of_the_start_page_are_counted(seen):
+    assert any('words before its commands' in t for t in seen['index.html']), seen.get('index.html')
 
 
 def test_any_folder_of_pages_can_be_looked_at(tmp_path, capsys):

@@ -25,7 +25,7 @@ def values(path):
         yield eval(compile(ast.Expression(last.value), path.name, 'eval'), space) if last else None
 
 
-@pytest.mark.parametrize('path', [p for p in PAGES if p.stem!='compat'], ids=lambda p: p.stem)
+@pytest.mark.parametrize('path', PAGES, ids=lambda p: p.stem)
 def test_a_page_opens_with_a_box(path):
     shown = [''.join(''.join(o.get('data', {}).get('text/markdown', '')) for o in c.get('outputs', []))
              for c in json.loads(path.read_text())['cells'] if c['cell_type']=='code']

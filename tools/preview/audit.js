@@ -9,6 +9,7 @@
     if (!(i.getAttribute('alt') || '').trim()) bad.push(`picture ${i.getAttribute('src')} has no alternative text`)
   }
   for (const m of document.querySelectorAll('math')) {
+    if (m.closest('.collapse:not(.show)')) continue   // folded by Quarto
     const b = m.getBoundingClientRect()
     if (!b.width || !b.height || m.querySelector('merror')) bad.push(`equation is not drawn: ${short(m.textContent)}`)
   }

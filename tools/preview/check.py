@@ -35,6 +35,7 @@ SET_THEME = """dark => {
   document.body.classList.toggle('quarto-dark', dark)
   document.body.classList.toggle('quarto-light', !dark)
 }"""
+STYLED = "() => [...document.querySelectorAll('link[rel=stylesheet]')].every(l => l.disabled || l.sheet)"
 TOO_WIDE = """() => [...document.querySelectorAll('main table, main pre, main img, main figure, main math')]
   .filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !e.parentElement.closest('table, pre, math'))
   .filter(e => e.tagName != 'IMG' || getComputedStyle(e.parentElement).overflowX != 'auto')
@@ -86,6 +87,7 @@ def look(tab, base, rel, shots=None):
     name = rel[:-5].replace('/', '-')
     for mode in ('light', 'dark'):
         tab.evaluate(SET_THEME, mode == 'dark')
+        tab.wait_for_function(STYLED)   # Quarto loads the other theme only now
         for script in ('contrast.js', 'figures.js'):
             bad += [f'{mode}: {t}' for t in tab.evaluate((HERE/script).read_text())]
         if shots: tab.screenshot(path=shots/f'{name}-{mode}.png', full_page=True)
