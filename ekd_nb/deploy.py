@@ -22,10 +22,8 @@ from safetensors.torch import load_file, save_file
 
 from .core import (EKDError, add_digest, as_path, expect, eval_mode, library_versions, probe_images, same_answers,
                          sha256_file, write_atomic, write_json)
-from .callbacks import validation_columns
 from .fold import FusedStudent, fold_batchnorm
 from .models import count_params
-from .preflight import first_batch
 from .student import BranchedStudent, branched_student, params_text
 from .teacher_files import data_stats, manifest_path, read_manifest
 
@@ -52,7 +50,9 @@ def _last_metrics(learn):
     "Validation loss and accuracies of the last epoch, or of `validate` after it"
     kept,r = getattr(learn, 'validation_record', None),getattr(learn, 'recorder', None)
     if kept is not None: return kept.row
-    return validation_columns(r) if r is not None and getattr(r, 'values', None) else {}
+    if r is None or not getattr(r, 'values', None): return {}
+    from ekd_nb.callbacks import validation_columns   # of the modules that train, which nothing else here needs
+    return validation_columns(r)
 
 def student_manifest(
     learn, # a `Learner` of `ekd_learner`
@@ -314,7 +314,9 @@ EXPORTERS = {e.name: e for e in (
 # %% ../nbs/16_deploy.ipynb #a90c2f14
 def _example_images(learn, model, x):
     "Images that the network takes, float [B,channels,H,W]"
-    if x is None and hasattr(learn, 'dls'): x = first_batch(learn.dls, None)[0][:8]
+    if x is None and hasattr(learn, 'dls'):
+        from ekd_nb.preflight import first_batch   # of the modules that train, which nothing else here needs
+        x = first_batch(learn.dls, None)[0][:8]
     shape = f'{list(x.shape)}' if isinstance(x, Tensor) else type(x).__name__
     expect(isinstance(x, Tensor) and x.ndim==4 and x.is_floating_point(), 'x', shape, 'images, float [B,channels,H,W]')
     x = x.as_subclass(Tensor)

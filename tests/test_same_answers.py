@@ -343,3 +343,27 @@ def test_a_student_in_a_plain_learner_is_refused_in_one_sentence():
     from fastai.losses import CrossEntropyLossFlat
     with pytest.raises(EKDError, match="StudentOutput.*has no 'view', expected .*ekd_learner"):
         fit(Learner(l.dls, l.model.keep(1), loss_func=CrossEntropyLossFlat()))
+
+
+# ---- fewer branches, in another order
+
+def test_branches_keep_their_teachers_in_another_order():
+    l = fit(learner(ts=[*teachers(), get_model(SMALL, 10, 1)]))
+    k = l.keep([2, 0])
+    assert k.loss_func.assign == [2, 0]
+    with torch.no_grad():
+        h = l.model.eval().trunk(X)
+        want = (l.model.branches[2](h)[0]+l.model.branches[0](h)[0])/2
+        assert torch.allclose(k.model.eval()(X), want, atol=1e-6)
+    for i, j in enumerate([2, 0]):
+        pair = k.model.projections[i].state_dict(), l.model.projections[j].state_dict()
+        assert all(torch.equal(a, b) for a, b in zip(*[o.values() for o in pair]))
+    fit(k)
+
+def test_an_exported_student_is_read_without_the_modules_that_train(tmp_path):
+    import subprocess
+    path = save_student(fit(learner()), tmp_path)
+    code = ('import sys; from ekd_nb.deploy import load_student; load_student(sys.argv[1]); '
+            "print([m for m in ('learner', 'callbacks', 'losses', 'memo') if f'ekd_nb.{m}' in sys.modules])")
+    run = subprocess.run([sys.executable, '-W', 'ignore', '-c', code, path], capture_output=True, text=True)
+    assert run.stdout.strip() == '[]', run.stderr[-500:]

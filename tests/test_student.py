@@ -127,6 +127,8 @@ def test_what_cannot_be_cut_is_refused_in_one_sentence():
     with pytest.raises(EKDError, match='SqueezeNet cannot be cut'): branched_student(tv.squeezenet1_1(), 2, 4)
     with pytest.raises(EKDError, match="cut: 77 does not cut|cut: 77 leaves"):
         branched_student(lambda: tv.vit_b_16(image_size=64), 2, 4, cut=77)
+    with pytest.raises(EKDError, match='cut: -1 leaves VisionTransformer a body that cannot run'):
+        branched_student(lambda: tv.vit_b_16(image_size=64), 2, 4, cut=-1)
     assert branched_student(tv.squeezenet1_1, 2, 4, cut=-1, split=8).eval()(torch.randn(2, 3, 64, 64)).shape == (2, 4)
 
 
@@ -154,6 +156,23 @@ def test_a_function_that_returns_one_module_makes_copies(capsys):
     assert 'branches 0, 1 kept' in capsys.readouterr().out
     ids = {id(p) for p in net.parameters()}
     assert not any(id(p) in ids for p in s.parameters()) and s.branches[0].body[0] is not s.branches[1].body[0]
+
+
+def test_a_function_that_builds_a_network_keeps_its_initialisation():
+    "He, fan out, as torchvision draws it, in every branch anew"
+    torch.manual_seed(0)
+    s = branched_student(lambda: tv.resnet18(num_classes=4), 3, 4, split='layer3')
+    ws = [b.body[0][0].conv1.weight for b in s.branches]
+    assert all(abs(w.std().item()*(512*9/2)**.5-1) < .01 for w in ws) and not torch.equal(ws[0], ws[1])
+
+
+@pytest.mark.parametrize('aux', [True, False])
+def test_classifiers_on_the_way_are_left_out(aux):
+    "GoogLeNet has two more of them while it trains"
+    net = tv.googlenet(num_classes=4, aux_logits=aux, init_weights=False).eval()
+    s, x = branched_student(net, 1, 4, split=3).eval(), torch.randn(2, 3, 64, 64)
+    s.branches[0].head.load_state_dict(net.fc.state_dict())
+    with torch.no_grad(): assert torch.allclose(s(x), net(x), atol=1e-5)
 
 
 def test_names_have_new_weights_and_say_so(capsys):

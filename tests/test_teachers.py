@@ -118,15 +118,22 @@ def test_map_of_torchvision_networks():
     assert hint_width(net, x) == [2, net.classifier[1].in_channels, 1, 1]
 
 
-@pytest.mark.parametrize('name, kw', [('swin_tiny_patch4_window7_224', dict(img_size=64, window_size=4)),
-                                      ('nf_regnet_b0', {}), ('mambaout_femto', {})])
-def test_map_of_timm_networks(name, kw):
+SIDE = dict(img_size=64)
+TIMM = dict.fromkeys(['nf_regnet_b0', 'mambaout_femto', 'sequencer2d_s', 'convnext_atto', 'repvgg_a0', 'resnetv2_18',
+                      'regnetx_002', 'efficientnet_b0', 'mobilenetv3_small_050', 'densenet121', 'mobilenetv2_035'], {})
+TIMM |= dict(swin_tiny_patch4_window7_224=dict(window_size=4, **SIDE),
+             swinv2_cr_tiny_ns_224=dict(window_size=2, **SIDE), vit_tiny_patch16_224=SIDE,
+             deit_tiny_patch16_224=SIDE)
+
+@pytest.mark.parametrize('name', TIMM)
+def test_map_of_timm_networks(name):
     timm = pytest.importorskip('timm')
-    net = timm.create_model(name, num_classes=4, **kw).eval()
+    net = timm.create_model(name, num_classes=4, **TIMM[name]).eval()
     x = torch.randn(2, 3, 64, 64)
     assert hint_width(net, x) == [2, net.num_features, 1, 1]
     with torch.no_grad(): want = net.forward_features(x)
-    want = want if want.shape[1] == net.num_features else want.permute(0, 3, 1, 2)
+    if want.ndim == 3: want = want[:, 0, :, None, None]   # tokens: the class token
+    elif want.shape[1] != net.num_features: want = want.permute(0, 3, 1, 2)
     got = TeacherEnsemble([net], feature_grid=1)(x).features[0]
     assert torch.allclose(got, want.mean((2, 3), keepdim=True), atol=1e-4)
 
