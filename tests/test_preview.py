@@ -135,6 +135,7 @@ def test_a_sound_page_is_built(project, capsys):
     (code('print(1)'), 'it was not executed'), (code('1/0', {'output_type': 'error', 'ename': 'ZeroDivisionError',
                                                              'evalue': 'division by zero', 'traceback': []}),
                                                              'has a stored error'),
+    (code('import t\nt', shown(text_html='<table></table>')), 'shows HTML, for which Quarto asks another host'),
     (code('plot()', picture()), 'without alternative text'),
     (code('#| fig-alt: "a curve"\nplot()', picture(200_001)), 'picture of 200 KB; 200 KB are allowed')])
 def test_bad_input_fails_with_notebook_and_cell(project, capsys, cell, says):

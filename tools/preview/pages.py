@@ -71,6 +71,7 @@ class Page:
             if c['cell_type'] == 'markdown': parts.append(prose(c['source']))
             if c['cell_type'] != 'code': continue
             self.check_records(joined(c['source']), cell_no, fail)
+            self.check_html(c, cell_no, fail)
             image = lambda kind, data, opts, k: self.image(out, cell_no, fail, kind, data, opts, k)
             md = code_markdown(c, image, output='{.output}', html_block=RAW.format('<div class="cell-output">{}</div>'),
                                raw=RAW.format('{}'))
@@ -96,6 +97,11 @@ class Page:
         if isinstance(cap, list): cap = cap[k]
         if cap and label.startswith('fig-') and not k: return f'::: {{#{label}}}\n{tag}\n\n{cap}\n:::'
         return f'{tag}\n\n::: caption\n{cap}\n:::' if cap else tag
+
+    def check_html(self, cell, cell_no, fail):
+        "nbdev runs a cell again that imports something, and shows HTML then; for HTML Quarto loads scripts of another host"
+        if any('text/html' in o.get('data', {}) for o in cell.get('outputs', ())):
+            fail(cell_no, 'shows HTML, for which Quarto asks another host: give its imports a cell of their own')
 
     def check_records(self, src, cell_no, fail):
         for p in re.findall(r'results/[\w./-]+\.json', src):
