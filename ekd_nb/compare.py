@@ -1,4 +1,4 @@
-"""Is EKD worth it on your own data? One call trains the same student with and without teachers, and says what the numbers show
+"""Is EKD worth it on your own data? One call trains the same student with and without teachers, and gives a table, a picture and a sentence
 
 Docs: https://ekd-nb.github.io/ekd_nb/compare.html.md"""
 

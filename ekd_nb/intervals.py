@@ -138,5 +138,5 @@ def difference_sentence(
     if not found: return f'{name} and what it is compared with have no seed in common.'
     n,images = max(d.n for d in found.values()),f"{records[0]['n_images']:,} images"
     gaps,noise = ' and '.join(difference_text(d, text) for text,d in found.items()),smallest_difference(records)
-    if n==1 or noise is None: return f'One seed, {images}: {name} is {gaps}; one seed says nothing about a few points.'
-    return f'{n} seeds, {images}: {name} is {gaps}; differences below {100*noise:.1f} points say nothing here.'
+    if n==1 or noise is None: return f'One seed, {images}: {name} is {gaps}; one seed does not settle a few points.'
+    return f'{n} seeds, {images}: {name} is {gaps}; differences below {100*noise:.1f} points may be chance.'

@@ -19,9 +19,10 @@ from torch import nn
 
 from .branches import Branch, Fusion, Head, StudentOutput, make_head
 from .core import EKDError, eval_mode, expect, probe_images
-from .cut import ToFeatureMap, arch_name, create_network, split_stages
+from .cut import ToFeatureMap, split_stages
 from .grouped import group_branches, same_structure
 from .models import count_params, first_channels
+from .networks import arch_name, create_network
 from .split import default_split, multiply_adds, run_stages, split_index, stage_names
 
 # %% ../nbs/04_student.ipynb #2d8fc5bf

@@ -1,5 +1,5 @@
 "The house: three wings whose arrows go down only, rooms of a readable size, each on the site"
-import ast, re, sys
+import ast, json, re, sys
 from pathlib import Path
 import pytest, yaml
 
@@ -12,6 +12,7 @@ MODULES = {p.relative_to(ROOT).with_suffix('').as_posix().replace('/', '.'): p
            for p in sorted((ROOT/'ekd_nb').rglob('*.py')) if p.stem not in BY_HAND}
 WINGS = 'library', 'baselines', 'study'   # each imports only those before it
 LINES = 330   # of a module that are neither blank nor the mark of a cell
+EARLY,APART = 70,5   # lines before a room's first example; exported cells between two examples
 NO_CONTRACT = set()
 
 
@@ -73,3 +74,25 @@ def test_losses_are_read_by_their_contract(module):
     found = re.findall(r"(?:get|has)attr\((?:self\.|learn\.)*loss(?:_func)?, (?!'__).*", MODULES[module].read_text())
     if found and module in NO_CONTRACT: pytest.xfail(found[0])
     assert not found, f'{module}: {found[0]}'
+
+
+def steps(path):
+    "What a reader meets on a page, in order: 'definition', 'example' or 'text', and how many lines it has"
+    for c in json.loads(path.read_text())['cells']:
+        src = ''.join(c['source'])
+        n = sum(bool(l.strip()) for l in src.splitlines())
+        if c['cell_type']!='code': yield 'text',n
+        elif re.match(r'#\| *export\n(from|import) ', src): continue
+        elif re.search(r'^#\| *export', src, re.M): yield 'definition',n
+        elif not re.search(r'^#\| *(hide|default_exp)\b', src, re.M): yield 'example',n
+
+
+@pytest.mark.parametrize('path', sorted((ROOT/'nbs').glob('[0-9]*.ipynb')), ids=lambda p: p.stem)
+def test_a_room_of_the_library_shows_what_it_defines(path):
+    "An example comes early, and again after a few definitions"
+    found = list(steps(path))
+    before = sum(n for _,n in found[:[k for k,_ in found].index('example')])
+    assert before<=EARLY, f'{before} lines before the first example, expected at most {EARLY}'
+    kinds = ''.join(k[0] for k,_ in found if k!='text')
+    run = max(map(len, re.findall('d+', kinds)))
+    assert run<=APART, f'{run} exported cells in a row, expected an example after at most {APART}'

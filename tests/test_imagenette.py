@@ -93,7 +93,7 @@ def test_protocols():
     assert {p for d, p in PROTOCOLS if d == 'imagenette'} == {'quick', 'full'}
     p = protocol('imagenette', 'full')
     pytest.importorskip('timm')
-    from ekd_nb.cut import create_network
+    from ekd_nb.networks import create_network
     assert type(create_network(p.student)).__module__.startswith('timm.')
     teachers = [create_network(a) for a in p.teachers]
     assert all(type(t).__module__.startswith('torchvision.') for t in teachers)

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 import torchvision.models as tv
 from torch import nn
 from ekd_nb.core import EKDError, digest_matches, output_distance
-from ekd_nb.cut import create_network, split_stages
+from ekd_nb.cut import split_stages
+from ekd_nb.networks import create_network
 from ekd_nb.deploy import EXPORTERS, export_student, load_student, save_student
 from ekd_nb.fold import fold_batchnorm
 from ekd_nb.learner import ekd_learner

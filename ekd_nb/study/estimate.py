@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 from fastai.callback.core import Callback
 
-from ..cut import create_network
+from ..networks import create_network
 from ..learner import teacher_learner
 from .methods import method
 from .protocols import Protocol
