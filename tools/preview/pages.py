@@ -99,7 +99,7 @@ class Page:
         return f'{tag}\n\n::: caption\n{cap}\n:::' if cap else tag
 
     def check_html(self, cell, cell_no, fail):
-        "nbdev runs a cell again that imports something, and shows HTML then; for HTML Quarto loads scripts of another host"
+        "nbdev runs a cell with an import again and shows HTML then, for which Quarto loads scripts of another host"
         if any('text/html' in o.get('data', {}) for o in cell.get('outputs', ())):
             fail(cell_no, 'shows HTML, for which Quarto asks another host: give its imports a cell of their own')
 
