@@ -284,6 +284,7 @@ SPOILED = {
         '<style>.quarto-dark {background: #111; color: #eee} code {background: #eee}</style><p><code>x</code></p>',
     'dark: contrast 1.0': '<style>.quarto-dark {background: #111; color: #fff} td {background: #fff}</style>'
                          '<table><tr><td>1</td></tr></table>',
+    'is linked twice': '<p><a class="term" href="#a">x</a> <a class="term" href="#a">x</a></p>',
     'navigation without a name': '<nav><a href="#a">x</a></nav>',
     'without scope': '<table><tr><th>x</th></tr></table>',
     'script error': '<script>nothing()</script>', 'console': '<script>console.error("oh")</script>',
