@@ -17,9 +17,9 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .core import eval_mode, expect
+from .core import eval_mode
 from .models import count_params
-from .student import BranchedStudent, Head
+from .student import BranchedStudent, Head, checked_size
 
 # %% ../nbs/04_student_picture.ipynb #04d10007
 class _Box(NamedTuple):
@@ -109,8 +109,7 @@ def draw(self:BranchedStudent,
     size:tuple=None, # of one image (channels, H, W); by default as it was built for
 ): # a matplotlib figure
     "Draw the student: trunk, branches, what they cost, pretrained weights, the teacher of each branch"
-    size = tuple(size or self.image_size)
-    expect(len(size)==3 and all(isinstance(s, int) and s>0 for s in size), 'size', size, 'that of one image: (channels, height, width)')
+    size = checked_size(self, size)
     trunk,branches = _student_boxes(self, size)
     n,kept = len(branches),self.config.get('kept') or [False]*len(branches)
     xs,below = [2.6*i for i in range(n)],_STEP*len(trunk)

@@ -21,7 +21,7 @@ from fastcore.basics import listify, patch
 from torch import Tensor, nn
 
 from .branches import TupleFromList
-from .core import EKDError, output_distance, tensor_bytes
+from .core import EKDError, expect, output_distance, tensor_bytes
 from .features import find_features, forward_with_features, named_features
 from .teacher_files import class_names, data_stats, load_teacher, manifest_path, read_manifest, save_teacher
 
@@ -170,6 +170,9 @@ def as_ensemble(
 @patch
 def _check_arguments(self:TeacherEnsemble):
     n,grid = len(self.models),self.feature_grid
+    for k in ('class_maps', 'layers'):
+        got = getattr(self, k)
+        expect(isinstance(got, (list, tuple)), k, got, 'a list with an entry for each teacher')
     if len(self.names)!=n: raise EKDError(f'names: got {len(self.names)} for {n} teachers')
     if len(self.class_maps)!=n: raise EKDError(f'class_maps: got {len(self.class_maps)} for {n} teachers')
     if len(self.layers)!=n: raise EKDError(f'layers: got {len(self.layers)} for {n} teachers')

@@ -341,3 +341,10 @@ def test_pooling_with_layers_is_part_of_every_branch():
     two = branched_student(net, 2, 4, split=5)
     assert all(torch.equal(next(b.pool.parameters()), net.classifier[0].weight) for b in two.branches)
     with pytest.raises(EKDError, match='layers after pooling'): branched_student(net, 2, 4, split=5, grouped=True)
+
+
+@pytest.mark.parametrize('size', [(3, 0, 8), (1, 8, 8), (3, 8), 'abc', 3, (3, 8., 8)])
+def test_the_size_of_an_image_is_checked(size):
+    s = branched_student('resnet8-w4', 2, 10)
+    for f in (s.show, s.summary, s.draw):
+        with pytest.raises(EKDError, match=r'size: got .*expected that of one image: \(3 channels'): f(size)

@@ -492,3 +492,8 @@ def test_teachers_are_named_by_their_architecture_and_numbered_where_it_is_the_s
 def test_layers_without_weights_are_refused():
     with pytest.raises(EKDError, match=r'entry 0 \(LazyLinear\) has layers without weights yet'):
         TeacherEnsemble([torch.nn.LazyLinear(3)])
+
+
+@pytest.mark.parametrize('name', ['class_maps', 'layers'])
+def test_entries_for_teachers_are_a_list(name):
+    with pytest.raises(EKDError, match=f'{name}: got 3'): TeacherEnsemble([Net()], **{name: 3})
