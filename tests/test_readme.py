@@ -37,6 +37,7 @@ def test_use_it(tmp_path):
     code = re.sub(r'^compare\(', 'result = compare(', code, flags=re.M)
     (tmp_path/'use.py').write_text(code+'\nprint(result)\n')
     env = os.environ | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
-    r = subprocess.run([sys.executable, '-W', 'ignore', 'use.py'], cwd=tmp_path, capture_output=True, text=True, env=env)
+    run = [sys.executable, '-W', 'ignore', 'use.py']
+    r = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, env=env)
     assert r.returncode == 0, r.stderr[-2000:]
     assert '| **EKD** |' in r.stdout and 'EKD is' in r.stdout

@@ -10,7 +10,7 @@ __all__ = ['SMOKE_TESTS', 'result_table', 'result_sentence', 'figure_name', 'sav
 # %% ../../nbs/study/12_summary.ipynb #b000778d
 import matplotlib
 
-from ..intervals import difference_sentence, format_difference, paired_difference, percent
+from ..intervals import difference_sentence, format_difference, paired_difference, percent_interval
 from .methods import DEFAULT_METHOD
 from .plots import method_bars
 from .style import label
@@ -34,8 +34,10 @@ def result_table(
         diff = format_difference(paired_difference(records, ours, n)) if ours and n!=ours else ''
         seconds = [r['wall_s'] for r in rs if r['wall_s'] is not None]
         mean = f'{sum(seconds)/len(seconds):.0f}' if seconds else ''
-        rows.append([label(n), percent([r['test_accuracy'] for r in rs]), diff, f"{rs[0]['params']:,}", mean])
-    return markdown_table(head, rows)
+        rows.append([label(n), percent_interval([r['test_accuracy'] for r in rs]), diff, f"{rs[0]['params']:,}", mean])
+    several = max((r['seed'] for r in records), default=0)>min((r['seed'] for r in records), default=0)
+    note = '\n\n± is half of the 95 % interval of a mean over seeds.' if several else ''
+    return markdown_table(head, rows) + note
 
 # %% ../../nbs/study/12_summary.ipynb #10dd7c0b
 SMOKE_TESTS = ('quick',)   # presets too short to show anything
