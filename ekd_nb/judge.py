@@ -132,7 +132,7 @@ def _remarks(z, y, man):
     n,acc,found = len(y),(z.argmax(1)==y).float().mean().item(),[]
     chance = (torch.bincount(y)/n).max().item()
     if acc<=chance + 3*(chance*(1-chance)/n)**.5:
-        found.append(f'near chance ({chance:.1%})')
+        found.append(f'near chance ({chance:.1%})' + (' for so few images' if acc>chance and n<100 else ''))
         found += _permuted(z, y)
     said = man.get('accuracy')
     if isinstance(said, Real) and 0<said<=1 and acc<said-max(.05, 3*(said*(1-said)/n)**.5):
@@ -148,7 +148,7 @@ def _permuted(z, y):
     hits = torch.zeros(z.shape[1], z.shape[1]).index_put((y, z.argmax(1)), torch.ones(len(y)), accumulate=True)
     cm = hits.argmax(1).tolist()
     share = hits.max(1).values.sum().item()/len(y)
-    if len(set(cm))<len(cm) or share<.5: return []
+    if len(set(cm))<len(cm) or cm==list(range(len(cm))) or share<.5: return []
     return [f'its classes seem to be in another order (class_maps=[{cm if len(cm)<=10 else "…"}] gives {share:.1%})']
 
 # %% ../nbs/06_judge.ipynb #d7aa4d2d
