@@ -205,8 +205,6 @@ class BranchLogitsHook(Callback):
     "Branch logits `z` [N,B,C] of the current validation batch, read by a hook on the student's fusion"
     hook = training_z = None   # the second is set by `TrainingMetrics`
     def before_validate(self):
-        empty = not inside_fit(self.learn) and hasattr(self.learn.dl, '__len__') and not len(self.learn.dl)
-        expect(not empty, 'dl', 'a loader without a batch', 'images; an exported Learner has no data of its own: pass dl=')
         self.hook = Hook(unwrap_model(self.learn.model).fusion, _first_input)
 
     def after_validate(self):
@@ -259,9 +257,13 @@ class TrainingMetrics(Callback):
 
 # %% ../nbs/08_callbacks.ipynb #2c952e32
 class ValidationRecord(Callback):
-    "Keep the last loss and accuracies that were measured on the validation data"
+    "Keep the last loss and accuracies that were measured on the validation data; refuse to predict without images"
     order = 51   # after the Recorder
     row = {}     # name of a column -> its value
+    def before_validate(self):
+        empty = not inside_fit(self.learn) and hasattr(self.learn.dl, '__len__') and not len(self.learn.dl)
+        expect(not empty, 'dl', 'a loader without a batch', 'images; an exported Learner has no data of its own: pass dl=')
+
     def after_epoch(self):
         r,dl = getattr(self.learn, 'recorder', None),getattr(self.learn, 'dl', None)
         measured = inside_fit(self.learn) or dl is self.learn.dls.valid

@@ -71,7 +71,7 @@ def teacher_learner(
     model = create_network(arch, n_out, x.shape[1], x.shape[-1], pretrained)
     if not isinstance(arch, nn.Module): _fit_data(model, x, n_out)
     check_network(model, x, n_out)
-    cbs = add_default_cbs(cbs, StopOnNonFinite(), DistributedSync())
+    cbs = add_default_cbs(cbs, StopOnNonFinite(), ValidationRecord(), DistributedSync())
     loss_func = loss_func or CrossEntropyLossFlat()
     return Learner(exportable(dls), model, loss_func=loss_func, metrics=metrics, cbs=cbs, **kwargs)
 

@@ -283,10 +283,11 @@ def test_plain_loaders_predict_one_image(tmp_path):
         with pytest.raises(EKDError, match="item: got 'a.png'"): o.predict('a.png')
         assert quiet(o, lambda: o.get_preds(dl=o.dls.test_dl(list(X))))[0].shape == (4, 10)
 
-@pytest.mark.parametrize('make', [torch_loaders, dls])
+@pytest.mark.parametrize('make', [lambda p: learner(torch_loaders(), path=p), lambda p: learner(path=p),
+                                  lambda p: teacher_learner(dls(), SMALL, path=p)])
 @pytest.mark.parametrize('call', ['get_preds', 'validate'])
 def test_an_exported_learner_says_that_it_has_no_data(make, call, tmp_path):
-    l = learner(make(), path=tmp_path)
+    l = make(tmp_path)
     l.export('l.pkl')
     m = load_learner(tmp_path/'l.pkl')
     with pytest.raises(EKDError, match='an exported Learner has no data of its own: pass dl='):
