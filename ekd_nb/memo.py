@@ -127,7 +127,7 @@ class TeacherMemo:
     ):
         self.teachers,self.views,self.fingerprint = teachers,views,fingerprint
         self.features,self.dtype,self.budget = features,dtype,budget
-        self.device,self.limit = torch.device(device),torch.finfo(dtype).max
+        self.device,self.numbers = torch.device(device),torch.finfo(dtype)
         self.index = ViewIndex(images, views, n_views)
         self.table,self.shapes,self.precision = None,None,None
         self.hits,self.misses = 0,0
@@ -226,6 +226,20 @@ def _check_batch(self:TeacherMemo, x):
     if not self.checked: self.teachers.check_independent(x, 'memo')
     self.checked = True
 
+# %% ../nbs/06_memo.ipynb #0f5b33a2
+@patch
+def _fits(self:TeacherMemo, out)->bool:
+    "Can the table hold the outputs of every teacher without loss? If not, teachers run live from here on"
+    parts = [*out.logits, *(out.features if self.features else ())]
+    largest = torch.stack([p.detach().abs().amax().float() for p in parts]).tolist()
+    low,high = 2*self.numbers.tiny,self.numbers.max
+    wrong = [m for m in largest if m>high or 0<m<low]
+    if wrong: warnings.warn(f'memo: a teacher\'s largest output is {wrong[0]:.2g}, {self.dtype} holds {low:.2g} to '
+                            f'{high:.2g} without loss; teachers run live, unless it is a '
+                            'TeacherMemo(…, dtype=torch.float32)')
+    self.disabled = bool(wrong)
+    return not wrong
+
 # %% ../nbs/06_memo.ipynb #296e795a
 @patch
 def __call__(self:TeacherMemo,
@@ -244,7 +258,8 @@ def __call__(self:TeacherMemo,
     out = self.teachers(x.index_select(0, _to(miss, x)) if len(hit) else x)
     if self.table is None and not self.allocate(out): return out if not len(hit) else self.teachers(x)
     if self.shapes is None: self._record_shapes(out)
-    new = self._pack(out).clamp(-self.limit, self.limit).to(self.dtype)   # a finite output stays finite
+    if not self._fits(out): return out if not len(hit) else self.teachers(x)
+    new = self._pack(out).to(self.dtype)
     self._store(rows[miss], key.view[miss], new)
     if not len(hit): return self._unpack(new)
     flat = new.new_empty(len(rows), new.shape[1])

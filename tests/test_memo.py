@@ -52,6 +52,30 @@ def test_machine_has_too_little(teachers, monkeypatch):
     assert memo.disabled
 
 
+def scaled_teacher(scale, part):
+    "A network whose feature map, or whose logits, are `scale` times what is usual"
+    conv, fc = nn.Conv2d(1, 4, 3), nn.Linear(4, 10)
+    for p in conv.parameters(): p.data.mul_(scale)
+    for p in fc.parameters(): p.data.mul_(1 if part=='logits' else 1/scale)
+    return nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten(), fc)
+
+
+@pytest.mark.parametrize('scale', [1e6, 1e-7])
+@pytest.mark.parametrize('part', ['logits', 'features'])
+def test_outputs_that_half_precision_cannot_hold_are_not_kept(scale, part):
+    torch.manual_seed(0)
+    odd = TeacherEnsemble([scaled_teacher(1., part), scaled_teacher(scale, part)], feature_grid=4)
+    memo, whole = memo_of(odd, features=True), memo_of(odd, features=True, dtype=torch.float32)
+    with pytest.warns(UserWarning, match='largest output is .* without loss; teachers run live'):
+        first = ask(memo, range(10))
+    torch.manual_seed(1)
+    live = odd(torch.randn(50, 1, 8, 8)[:10])
+    for got in (first, ask(memo, range(10)), ask(whole, range(10)), ask(whole, range(10))):
+        for a, b in zip((got.logits, *got.features), (live.logits, *live.features)):
+            assert torch.allclose(a, b, rtol=1e-5, atol=1e-5*b.abs().max())
+    assert memo.disabled and not memo.hits and not whole.disabled and whole.hits==10
+
+
 def test_announced_before_taken(teachers, capsys, monkeypatch):
     said = []
     monkeypatch.setattr('builtins.print', lambda *a: said.append((memo.table is None, *a)))

@@ -8,12 +8,15 @@ Docs: https://ekd-nb.github.io/ekd_nb/study/estimate.html.md"""
 __all__ = ['estimate', 'duration_text']
 
 # %% ../../nbs/study/06_estimate.ipynb #2d27008f
-import contextlib, io, time, warnings
+import contextlib, io, tempfile, time, warnings
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from fastai.callback.core import Callback
 
+from ..checkpoint import Checkpoint
 from ..networks import create_network
 from ..learner import teacher_learner
 from .methods import method
@@ -24,19 +27,29 @@ from ..teachers import TeacherEnsemble
 
 # %% ../../nbs/study/06_estimate.ipynb #a73d0ec5
 class _Timer(Callback):
-    "Seconds of the training and of the validation part of each epoch"
+    "Seconds of each epoch, and of its training and its validation part"
     order = -100
-    def before_fit(self): self.train,self.valid = [],[]
+    def before_fit(self): self.train,self.valid,self.epochs = [],[],[]
+    def before_epoch(self):
+        self.end_epoch()
+        self.begun = time.perf_counter()
+    def after_fit(self): self.end_epoch()
+    def end_epoch(self):
+        if len(self.train)>len(self.epochs): self.epochs.append(time.perf_counter()-self.begun)
     def before_train(self): self.start = time.perf_counter()
     def after_train(self): self.train.append(time.perf_counter()-self.start)
     def before_validate(self): self.start = time.perf_counter()
     def after_validate(self): self.valid.append(time.perf_counter()-self.start)
 
+# %% ../../nbs/study/06_estimate.ipynb #5ff231a1
 def _time_learner(learn, n_steps):
-    "Seconds of (a step, a step of the first epoch, a validation) of a Learner"
-    learn.add_cb(timer := _Timer())
-    with learn.no_bar(), learn.no_logging(), contextlib.redirect_stdout(io.StringIO()): learn.fit(2, 1e-3)
-    return timer.train[1]/n_steps,timer.train[0]/n_steps,timer.valid[1] if timer.valid else 0.
+    "Seconds of a `step`, a step of the first epoch (`first`), a validation (`valid`), an epoch but its steps (`rest`)"
+    with tempfile.TemporaryDirectory() as tmp, learn.no_bar(), learn.no_logging():
+        learn.add_cbs([timer := _Timer(), Checkpoint(Path(tmp)/'run', memo_bytes=0)])   # as a run does
+        with contextlib.redirect_stdout(io.StringIO()): learn.fit(2, 1e-3)
+    rest = timer.epochs[1]-timer.train[1]
+    return SimpleNamespace(step=timer.train[1]/n_steps, first=timer.train[0]/n_steps, rest=rest,
+                           valid=timer.valid[1] if timer.valid else 0.)
 
 def _few(p, data, rows, valid_idxs, device):
     "Training rows for a few steps, and DataLoaders of them that show one view of each image"
@@ -56,17 +69,17 @@ def _student_seconds(p, name, data, rows, valid_idxs, device, teachers):
     some,dls,n_steps = _few(p, data, rows, valid_idxs, device)
     memo = make_memo(replace(p, n_views=1), data, some, teachers, device, True) if m.has_teacher else None
     learn,_,_ = method_learner(p, m, data, dls, 0, teachers, [dict(accuracy=1.)]*len(p.teachers), memo)
-    step,first,valid = _time_learner(learn, n_steps)
+    t = _time_learner(learn, n_steps)
     steps = max(1, len(rows)//p.bs)
-    per_image = valid/max(1, len(dls.valid_ds))
+    per_image = t.valid/max(1, len(dls.valid_ds))
     n_test = len(data.x_test)+42_000*(data.size==(32,32))   # images under corruptions, and for branch-teacher CKA
-    return epochs*(steps*step+valid)+n_test*per_image,steps*max(0., first-step)
+    return epochs*(steps*t.step+t.rest)+n_test*per_image,steps*max(0., t.first-t.step)
 
 def _teacher_seconds(p, arch, data, rows, valid_idxs, device):
     "Seconds of training one teacher"
     _,dls,n_steps = _few(p, data, rows, valid_idxs, device)
-    step,_,valid = _time_learner(teacher_learner(dls, arch, n_out=data.n_classes, **learner_kwargs(p)), n_steps)
-    return p.teacher_epochs*(max(1, len(rows)//p.bs)*step+valid)
+    t = _time_learner(teacher_learner(dls, arch, n_out=data.n_classes, **learner_kwargs(p)), n_steps)
+    return p.teacher_epochs*(max(1, len(rows)//p.bs)*t.step+t.rest)
 
 # %% ../../nbs/study/06_estimate.ipynb #76454081
 def estimate(

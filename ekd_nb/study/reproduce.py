@@ -9,7 +9,7 @@ __all__ = ['DEFAULT_PRESET', 'DEFAULT_RUNS', 'presets_text', 'parser', 'check_ou
            'main']
 
 # %% ../../nbs/study/13_reproduce.ipynb #007c64f4
-import argparse, os, sys, warnings
+import argparse, os, sys, time, warnings
 from ast import literal_eval
 from dataclasses import fields, replace
 from importlib.metadata import version
@@ -191,8 +191,9 @@ def _seconds(p, left, arrays, config, n_jobs):
     seen = teacher_rows(p, arrays, j.seed, j.fraction, missing[0].teacher_data)[0] if missing else None
     p = replace(p, epochs=student_epochs(p, j.fraction), teacher_epochs=teacher_epochs(p, fraction))
     names = list(dict.fromkeys(o.method for o in left))
+    begin = time.process_time() if n_jobs>1 else 0.   # each process imports what this one has imported
     teach,students = estimate(p, names, arrays, rows, valid_idxs, device, seen)
-    return (len(missing)*teach + students*len(left)/len(names))/n_jobs
+    return begin + (len(missing)*teach + students*len(left)/len(names))/n_jobs
 
 def _announce(p, jobs, left, config, arrays, n_jobs, log):
     "Log what will be done, and roughly how long it takes here"
