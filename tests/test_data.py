@@ -325,6 +325,20 @@ def test_predictions_find_back_to_the_arrays():
     assert (preds.argmax(1)==y).all() and (preds.argmax(1).numpy()!=arrays['y_test']).any()
 
 
+def test_rows_chosen_in_ones_own_order_are_found():
+    "idx counts rows of the sorted arrays: `order_train` turned round finds the user's own"
+    arrays = random_arrays(n=60, m=30)
+    data = ImageArrays.from_arrays('mine', **arrays)
+    mine = np.array([7, 3, 41, 12])
+    dls = image_dls(data, idx=np.argsort(data.order_train)[mine], bs=4, n_views=1, device='cpu')
+    rows = dls.train.dataset.rows.numpy()
+    seen = {im.tobytes() for im in data.x_train[rows]}
+    assert seen=={im.tobytes() for im in arrays['x_train'][mine]}
+    assert sorted(data.y_train[rows])==sorted(arrays['y_train'][mine])
+    wrong = {im.tobytes() for im in data.x_train[mine]}
+    assert seen!=wrong
+
+
 # the same picture twice
 
 def test_repeated_rows_stay_on_one_side():
