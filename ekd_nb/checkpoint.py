@@ -114,6 +114,19 @@ def _read_cbs(learn):
 def _load_cbs(learn, s):
     for cb in learn.cbs: vars(cb).update(s.get(cb.name, {}))
 
+# %% ../nbs/09_checkpoint.ipynb #46000103
+def _memo(learn):
+    "The cache of teacher outputs of a Learner, or None"
+    distill = getattr(learn, 'distill', None)
+    return (distill.memo or None) if distill else None
+
+def _read_memo_disabled(learn):
+    "Has the cache of teacher outputs switched itself off?"
+    return True if getattr(_memo(learn), 'disabled', False) else None
+
+def _load_memo_disabled(learn, s):
+    if _memo(learn): _memo(learn).disabled = s
+
 def _read_grads(learn):
     "Gradients, where they accumulate over epochs"
     count = getattr(getattr(learn, 'gradient_accumulation', None), 'count', 0)
@@ -155,6 +168,7 @@ PARTS = dict(
     grads=Part(_read_grads, _load_grads),
     csv=Part(lambda l: [Path(f.name).read_text() for f in _csv_files(l)], _load_csv),
     scaler=Part(_read_scaler, _load_scaler),
+    memo_disabled=Part(_read_memo_disabled, _load_memo_disabled),
     loader_epoch=Part(lambda l: getattr(l.dls.train, 'epoch', None), _load_epoch))
 
 # %% ../nbs/09_checkpoint.ipynb #e0f3afd9
@@ -237,8 +251,7 @@ def _data(self:Checkpoint): return str(getattr(self.learn.dls, 'data_fingerprint
 @patch(as_prop=True)
 def memo(self:Checkpoint):
     "The run's cache of teacher outputs, or None"
-    distill = getattr(self.learn, 'distill', None)
-    return (distill.memo or None) if distill else None
+    return _memo(self.learn)
 
 @patch
 def _save_memo(self:Checkpoint):

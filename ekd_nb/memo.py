@@ -172,6 +172,8 @@ def allocate(self:TeacherMemo,
     out:TeacherOutput, # of any batch, to see its shapes
 )->bool: # False: it does not fit, teachers run live
     "Announce the memory and take it, or warn that it cannot be had"
+    if self.features and any(f is None for f in out.features):
+        raise EKDError('memo: features=True, but a teacher has no feature map; expected features=False')
     if self.table is not None or self.disabled: return not self.disabled
     need,width = self.nbytes(out),self._pack(out).shape[1]
     size = f'{need/2**20:,.1f} MiB for {len(self.images):,} images × {self.n_views} views × {width} numbers'
@@ -227,18 +229,31 @@ def _check_batch(self:TeacherMemo, x):
     self.checked = True
 
 # %% ../nbs/06_memo.ipynb #0f5b33a2
+def _size_error_spread(z, over, dtype):
+    "Of a tensor: its largest number, the largest change by rounding to `dtype`, and the largest spread over dimensions"
+    z = z.detach().float()
+    return [z.abs().amax(), (z.to(dtype).float()-z).abs().amax(), (z.amax(over)-z.amin(over)).amax()]
+
+@patch
+def _lost(self:TeacherMemo, out):
+    "What the table cannot hold of a batch: a text, or None"
+    low,high,share = 2*self.numbers.tiny,self.numbers.max,4*self.numbers.eps
+    several = out.logits.shape[2]>1
+    parts = [_size_error_spread(z, 1 if several else 0, self.dtype) for z in out.logits]
+    maps = [f for f in out.features if f.numel()>f.shape[1]] if self.features else []   # more than one place
+    parts += [_size_error_spread(f, [d for d in range(f.ndim) if d!=1], self.dtype) for f in maps]
+    for size,error,spread in torch.stack([torch.stack(p) for p in parts]).tolist():
+        if size>high or 0<size<low: return f'is {size:.2g}, {self.dtype} holds {low:.2g} to {high:.2g}'
+        if spread and error>share*spread: return f'is {size:.2g}, rounding it would change differences of {spread:.2g}'
+
 @patch
 def _fits(self:TeacherMemo, out)->bool:
-    "Can the table hold the outputs of every teacher without loss? If not, teachers run live from here on"
-    parts = [*out.logits, *(out.features if self.features else ())]
-    largest = torch.stack([p.detach().abs().amax().float() for p in parts]).tolist()
-    low,high = 2*self.numbers.tiny,self.numbers.max
-    wrong = [m for m in largest if m>high or 0<m<low]
-    if wrong: warnings.warn(f'memo: a teacher\'s largest output is {wrong[0]:.2g}, {self.dtype} holds {low:.2g} to '
-                            f'{high:.2g} without loss; teachers run live, unless it is a '
-                            'TeacherMemo(…, dtype=torch.float32)')
-    self.disabled = bool(wrong)
-    return not wrong
+    "Can the table hold the outputs of every teacher? If not, teachers run live from here on"
+    lost = self._lost(out)
+    if lost: warnings.warn(f"memo: a teacher's largest output {lost}; teachers run live, unless it is a "
+                           'TeacherMemo(…, dtype=torch.float32)')
+    self.disabled = bool(lost)
+    return not lost
 
 # %% ../nbs/06_memo.ipynb #296e795a
 @patch

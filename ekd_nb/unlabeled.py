@@ -201,5 +201,5 @@ def _teacher_outputs(self:UnlabeledImages, distill, keys, key, x):
     if self.in_cache: return distill.memo(ViewKey(*torch.cat([torch.stack(key, 1), keys]).T), x)
     n = len(key.idx)
     a,b = distill.memo(key, x[:n]),distill.teachers(x[n:])
-    fs = tuple(torch.cat(f) for f in zip(a.features, b.features))
+    fs = tuple(None if any(o is None for o in f) else torch.cat(f) for f in zip(a.features, b.features))
     return TeacherOutput(torch.cat([a.logits, b.logits.to(a.logits)], 1), fs, known=a.known)

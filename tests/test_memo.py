@@ -4,10 +4,15 @@ from pathlib import Path
 import pytest, torch
 from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
+from fastai.callback.core import Callback
+from ekd_nb.checkpoint import Checkpoint
 from ekd_nb.core import EKDError
-from ekd_nb.data import ViewKey, ViewSet
+from ekd_nb.data import ViewKey, ViewSet, image_dls, load_images
+from ekd_nb.learner import ekd_learner
+from ekd_nb.losses import EKDLoss
 from ekd_nb.memo import TeacherMemo, ViewIndex, free_memory, load_memo, save_memo
 from ekd_nb.teachers import TeacherEnsemble
+from ekd_nb.unlabeled import UnlabeledImages
 
 VIEWS = ViewSet(1, False)
 
@@ -66,7 +71,7 @@ def test_outputs_that_half_precision_cannot_hold_are_not_kept(scale, part):
     torch.manual_seed(0)
     odd = TeacherEnsemble([scaled_teacher(1., part), scaled_teacher(scale, part)], feature_grid=4)
     memo, whole = memo_of(odd, features=True), memo_of(odd, features=True, dtype=torch.float32)
-    with pytest.warns(UserWarning, match='largest output is .* without loss; teachers run live'):
+    with pytest.warns(UserWarning, match='largest output is .* holds .*; teachers run live'):
         first = ask(memo, range(10))
     torch.manual_seed(1)
     live = odd(torch.randn(50, 1, 8, 8)[:10])
@@ -74,6 +79,69 @@ def test_outputs_that_half_precision_cannot_hold_are_not_kept(scale, part):
         for a, b in zip((got.logits, *got.features), (live.logits, *live.features)):
             assert torch.allclose(a, b, rtol=1e-5, atol=1e-5*b.abs().max())
     assert memo.disabled and not memo.hits and not whole.disabled and whole.hits==10
+
+
+def test_small_differences_of_large_logits_are_not_kept():
+    class Offset(nn.Module):
+        def __init__(self, by): super().__init__(); self.net, self.by = net(), by
+        def forward(self, x): return self.net(x)+self.by
+    for by, off in ((0, False), (10, False), (1000, True)):
+        teachers = TeacherEnsemble([Offset(by)], feature_grid=0)
+        memo = memo_of(teachers)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter('always')
+            got = ask(memo, range(20)).logits
+        torch.manual_seed(1)
+        live = teachers(torch.randn(50, 1, 8, 8)[:20]).logits
+        assert memo.disabled==off and torch.allclose(got.softmax(-1), live.softmax(-1), atol=2e-3)
+        assert any('would change differences' in str(w.message) for w in said)==off
+
+
+def test_a_memo_that_is_off_stays_off_after_a_resume(tmp_path):
+    "the image that half precision cannot hold comes in epoch 0; epoch 1 runs in another process"
+    data = load_images('digits')
+    class Loud(nn.Module):
+        def __init__(self): super().__init__(); self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        def forward(self, x): return self.net(x)*1e6
+    torch.manual_seed(0)
+    loud = Loud()
+    class End(Callback):
+        def before_epoch(self):
+            if self.learn.epoch==1: raise KeyboardInterrupt
+    def train(folder, *cbs):
+        dls = image_dls(data, range(64), bs=32, n_views=1, seed=0, device='cpu')
+        torch.manual_seed(0)
+        learn = ekd_learner(dls, 'resnet8-w4', [loud], loss_func=EKDLoss(gamma=0), memo=True, judge=False,
+                            cbs=[Checkpoint(tmp_path/folder), *cbs])
+        with learn.no_bar(), learn.no_logging(): learn.fit(2, 1e-2)
+        return learn
+    with pytest.warns(UserWarning, match='teachers run live'): whole = train('whole')
+    with pytest.warns(UserWarning), pytest.raises(KeyboardInterrupt): train('two', End())
+    resumed = train('two')
+    assert resumed.distill.memo.disabled and not resumed.distill.memo.hits
+    for a, b in zip(whole.model.parameters(), resumed.model.parameters()): assert torch.equal(a, b)
+
+
+class Flat(nn.Module):
+    "A teacher without a feature map"
+    def __init__(self, scale=1.): super().__init__(); self.w = nn.Parameter(scale*torch.randn(64, 10))
+    def forward(self, x): return x.flatten(1)@self.w
+
+
+def test_unlabelled_images_beside_a_memo_that_is_off():
+    data = load_images('digits')
+    dls = image_dls(data, range(64), bs=32, n_views=1, seed=0, device='cpu')
+    more = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(30, 1, 8, 8)), 10)
+    torch.manual_seed(0)
+    learn = ekd_learner(dls, 'resnet8-w4', [Flat(1e6)], loss_func=EKDLoss(gamma=0), memo=True, judge=False,
+                        cbs=UnlabeledImages(more, .5))
+    with pytest.warns(UserWarning, match='teachers run live'), learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3)
+    assert learn.distill.memo.disabled and len(learn.recorder.losses)==2
+
+
+def test_features_of_a_teacher_that_has_none():
+    memo = memo_of(TeacherEnsemble([net(), Flat()], feature_grid=4), features=True)
+    with pytest.raises(EKDError, match='memo: features=True, but a teacher has no feature map'): ask(memo, range(3))
 
 
 def test_announced_before_taken(teachers, capsys, monkeypatch):
