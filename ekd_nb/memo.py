@@ -263,6 +263,7 @@ def __call__(self:TeacherMemo,
 )->TeacherOutput:
     "The teachers' outputs for a batch, from the table where it has them"
     if self.disabled: return self.teachers(x)
+    look = x.device.type=='cpu' or not self.checked   # a GPU would wait for every later batch
     self._check_batch(x)
     rows = self.index.rows(key.idx)
     slots = self.index.slots(rows, key.view)
@@ -273,8 +274,8 @@ def __call__(self:TeacherMemo,
     out = self.teachers(x.index_select(0, _to(miss, x)) if len(hit) else x)
     if self.table is None and not self.allocate(out): return out if not len(hit) else self.teachers(x)
     if self.shapes is None: self._record_shapes(out)
-    if not self._fits(out): return out if not len(hit) else self.teachers(x)
-    new = self._pack(out).to(self.dtype)
+    if look and not self._fits(out): return out if not len(hit) else self.teachers(x)
+    new = self._pack(out).clamp(-self.numbers.max, self.numbers.max).to(self.dtype)   # a finite output stays finite
     self._store(rows[miss], key.view[miss], new)
     if not len(hit): return self._unpack(new)
     flat = new.new_empty(len(rows), new.shape[1])

@@ -501,10 +501,10 @@ def test_memo_with_changed_pixels_is_the_live_teacher(how):
     errors,cbs = Errors(teacher),[]
     if callable(change): cbs = [Changes(change)]
     if how=='mixed': cbs = [MixUp(1.)]
-    learn = ekd_learner(dls, 'resnet8-w4', [teacher], memo=True, cbs=[*cbs, errors])
-    with learn.no_mbar(), learn.no_logging(), warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
-        learn.fit(3, 1e-3)
+        learn = ekd_learner(dls, 'resnet8-w4', [teacher], memo=True, cbs=[*cbs, errors])   # says so, or the first batch
+        with learn.no_mbar(), learn.no_logging(): learn.fit(3, 1e-3)
     told = [str(w.message) for w in caught if str(w.message).startswith('memo:')]
     assert errors.worst<.01, 'what the memo rounds, and no more'
     assert (learn.distill.memo.hits==96)==(how=='nothing') and len(told)==(how!='nothing')
