@@ -6,8 +6,8 @@ Docs: https://ekd-nb.github.io/ekd_nb/callbacks.html.md"""
 
 # %% auto #0
 __all__ = ['inside_fit', 'is_training_fit', 'DistillCallback', 'LossTermRecorder', 'loss_columns', 'BranchLogitsHook',
-           'BranchAccuracy', 'TrainingMetrics', 'ValidationRecord', 'validation_columns', 'ScheduleLoss',
-           'NonFiniteLoss', 'StopOnNonFinite', 'WarnDeadBranch', 'WarnHintsDominate']
+           'BranchAccuracy', 'TrainingMetrics', 'ValidationRecord', 'ScheduleLoss', 'NonFiniteLoss', 'StopOnNonFinite',
+           'WarnDeadBranch', 'WarnHintsDominate']
 
 # %% ../nbs/08_callbacks.ipynb #860a7ef6
 import math, sys, warnings
@@ -21,7 +21,7 @@ from fastai.callback.hook import Hook
 from fastai.learner import Learner, Metric, ValueMetric
 from fastai.torch_core import get_model as unwrap_model, one_param
 
-from .core import EKDError, expect
+from .core import EKDError, expect, weights_digest
 from .data import batch_version, no_key_reason, pixels_unchanged
 from .losses import DistillLoss, as_distill_loss
 from .memo import TeacherMemo
@@ -53,7 +53,7 @@ def is_training_fit(
 # %% ../nbs/08_callbacks.ipynb #c99f2976
 class DistillCallback(Callback):
     "Put the teachers' outputs into `pred.teacher` while training; teachers stay frozen and out of pickles"
-    order,run_valid = -5,False
+    order,run_valid,warned = -5,False,False
     def __init__(self,
         teachers:TeacherEnsemble,
         memo=False, # cache teacher outputs: `True`, `False`, or a `TeacherMemo` to share between runs
@@ -64,7 +64,6 @@ class DistillCallback(Callback):
     ):
         self.teachers,self.memo,self.probe = teachers,memo,probe
         self.n_views,self.budget,self.dtype = n_views,budget,dtype
-        self.warned = False
 
     def __getstate__(self):
         return {k: None if k in ('teachers', 'memo', 'probe', '_key') else v for k,v in vars(self).items()}
@@ -122,12 +121,10 @@ def _rows(self:DistillCallback, dl):
     return dl.rows if more is None else torch.cat([dl.rows, more])
 
 @patch
-def _needs_features(self:DistillCallback): return as_distill_loss(self.learn.loss_func).needs_features
-
-@patch
 def _allocate_memo(self:DistillCallback, device):
     "The cache for this run, its memory announced and taken; or False"
-    dl,data,features = self.learn.dls.train,getattr(self.learn.dls, 'data_fingerprint', ''),self._needs_features()
+    dl,data = self.learn.dls.train,getattr(self.learn.dls, 'data_fingerprint', '')
+    features = as_distill_loss(self.learn.loss_func).needs_features
     why = no_key_reason(dl)
     if why: self._warn_live(why)
     if getattr(dl, 'views', None) is None: return False
@@ -152,8 +149,7 @@ def extend_batch(self:DistillCallback,
 @patch
 def after_create(self:DistillCallback):
     "Warn when the Learner is made, if its loader does not allow a cache"
-    why = self.memo and no_key_reason(self.learn.dls.train)
-    if why: self._warn_live(why)
+    if why := self.memo and no_key_reason(self.learn.dls.train): self._warn_live(why)
 
 @patch
 def _warn_live(self:DistillCallback, why):
@@ -258,24 +254,34 @@ class TrainingMetrics(Callback):
 # %% ../nbs/08_callbacks.ipynb #2c952e32
 class ValidationRecord(Callback):
     "Keep the last loss and accuracies that were measured on the validation data; refuse to predict without images"
-    order = 51   # after the Recorder
-    row = {}     # name of a column -> its value
+    order = 51            # after the Recorder
+    row,measured = {},''  # name of a column -> its value; digest of the weights it was measured with
     def before_validate(self):
         empty = not inside_fit(self.learn) and hasattr(self.learn.dl, '__len__') and not len(self.learn.dl)
         expect(not empty, 'dl', 'a loader without a batch', 'images; an exported Learner has no data of its own: pass dl=')
+        self.seen = weights_digest(unwrap_model(self.learn.model)) if self._counts() else ''
+
+    def _counts(self):
+        "Is this validation, not a prediction and not a search for a learning rate?"
+        own = inside_fit(self.learn) or getattr(self.learn, 'dl', None) is self.learn.dls.valid
+        return own and not hasattr(self.learn, 'lr_finder')
 
     def after_epoch(self):
-        r,dl = getattr(self.learn, 'recorder', None),getattr(self.learn, 'dl', None)
-        measured = inside_fit(self.learn) or dl is self.learn.dls.valid
-        if r is not None and r.values and measured: self.row = validation_columns(r) or self.row
+        r = getattr(self.learn, 'recorder', None)
+        row = _validation_columns(r, inside_fit(self.learn)) if r and r.values and self._counts() else {}
+        if row: self.row,self.measured = row,self.seen
 
-def validation_columns(
-    recorder, # fastai's, of a Learner
-)->dict: # name -> value of the loss and of accuracies, empty if they were not measured
-    "The columns of validation in the last row of the Recorder"
-    names,row = [n for n in recorder.metric_names if n not in ('epoch', 'time')],recorder.values[-1]
-    if recorder.train_metrics: names = [n if n=='valid_loss' else n.removeprefix('valid_') for n in names]
-    if len(row)<len(names): names = names[-len(row):]   # `validate` has nothing of training
+    @property
+    def current(self):
+        "The row, if the model still has the weights that it was measured with, else empty"
+        return self.row if self.row and weights_digest(unwrap_model(self.learn.model))==self.measured else {}
+
+# %% ../nbs/08_callbacks.ipynb #59c9bf80
+def _validation_columns(recorder, fit):
+    "Loss and accuracies of validation in the Recorder's last row, empty if they were not measured"
+    names,row = ['valid_loss', *[m.name for m in recorder.learn.metrics]],recorder.values[-1]
+    if fit: row = row[len(names) if recorder.train_metrics else 1:]   # the row of `validate` has nothing of training
+    if not recorder.valid_metrics or len(row)!=len(names): return {}   # none, or skipped
     found = {k: v for k,v in zip(names, row) if k in ('valid_loss', 'accuracy') or k.startswith('branch_')}
     return {k: float(v) for k,v in found.items() if v is not None}
 
@@ -297,7 +303,11 @@ class StopOnNonFinite(Callback):
         every:int=50, # batches between two looks at what a GPU has noted
     ): self.every,self.first_bad_iter = every,None
 
-    def before_train(self): self.first_bad_iter = None
+    def before_train(self):
+        self.first_bad_iter = None
+        if hasattr(self.learn.dl, '__len__') and not len(self.learn.dl):
+            raise EKDError('dls: the training loader has no batch, expected images; an exported Learner has none: make a new one')
+
     def after_loss(self):
         loss = self.learn.loss.detach()
         if loss.device.type=='cpu':
@@ -312,15 +322,14 @@ class StopOnNonFinite(Callback):
         self._check()
         self._check_weights()
         for i,z in enumerate(self._teacher_logits()):
-            top = z.abs().max().item()
-            if top>MAX_LOGIT:
+            if (top := z.abs().max().item())>MAX_LOGIT:
                 warnings.warn(f'teacher {i} gives logits of up to {top:.1e} at the end of epoch {self.learn.epoch}; '
                               'are the images what it was trained on?')
 
 # %% ../nbs/08_callbacks.ipynb #1aa93b5d
 @patch
 def _teacher_logits(self:StopOnNonFinite):
-    pred = self.learn.pred
+    pred = getattr(self.learn, 'pred', None)   # a loader may have given no batch
     return pred.teacher.logits if isinstance(pred, StudentOutput) and len(pred.teacher) else ()
 
 @patch
@@ -337,9 +346,8 @@ def _check_weights(self:StopOnNonFinite):
     finite = torch.stack([t.detach().isfinite().all() for _,t in tensors]).tolist()   # a GPU is read once
     bad = [k for (k,_),ok in zip(tensors, finite) if not ok]
     if not bad: return
-    which = f'{bad[0]}, {len(bad)} of {len(tensors)} tensors'
-    raise NonFiniteLoss(f'Weights are not finite after epoch {self.learn.epoch} ({which}), though the loss is: '
-                        'a gradient has overflowed; expected a lower learning rate, GradientClip, or float32; '
+    raise NonFiniteLoss(f'Weights are not finite after epoch {self.learn.epoch} ({bad[0]}, {len(bad)} of {len(tensors)} tensors), '
+                        'though the loss is: a gradient has overflowed; expected a lower learning rate, GradientClip, or float32; '
                         'training has stopped, checkpoints of earlier epochs are intact')
 
 @patch
@@ -392,8 +400,7 @@ class WarnHintsDominate(Callback):
         if not share or share<=self.limit() or acc>chance+2*math.sqrt(chance*(1-chance)/n): return
         self.warned = True
         warnings.warn(f'hints were {share:.0%} of the loss in epoch {self.learn.epoch}, '
-                      f'and validation accuracy ({acc:.3f}) '
-                      f'is no better than chance ({chance:.3f}); lower gamma or let it fall: '
-                      'EKDLoss(gamma=SchedCos(…, 0))')
+                      f'and validation accuracy ({acc:.3f}) is no better than chance ({chance:.3f}); '
+                      'lower gamma or let it fall: EKDLoss(gamma=SchedCos(…, 0))')
 
     def __getstate__(self): return {k: v for k,v in vars(self).items() if k not in ('right', 'counts')}

@@ -6,8 +6,8 @@ Docs: https://ekd-nb.github.io/ekd_nb/core.html.md"""
 
 # %% auto #0
 __all__ = ['EKDError', 'expect', 'as_path', 'eval_mode', 'upcast', 'output_distance', 'probe_images', 'same_answers',
-           'write_atomic', 'write_json', 'sha256_file', 'short_digest', 'tensor_digest', 'tensor_bytes', 'add_digest',
-           'digest_matches', 'library_versions']
+           'write_atomic', 'write_json', 'sha256_file', 'short_digest', 'tensor_digest', 'tensor_bytes',
+           'weights_digest', 'add_digest', 'digest_matches', 'library_versions']
 
 # %% ../nbs/00_core.ipynb #fceb9571
 import hashlib, json, os, platform
@@ -169,6 +169,13 @@ def tensor_bytes(
     t = t.detach().cpu()
     if t.is_quantized: t = t.int_repr()
     return t.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+# %% ../nbs/00_core.ipynb #1bd4950b
+def weights_digest(
+    model:nn.Module, # any network
+)->str: # hex
+    "Digest of its parameters and statistics"
+    return tensor_digest({k: v for k,v in model.state_dict().items() if isinstance(v, Tensor)})
 
 # %% ../nbs/00_core.ipynb #7e7a564a
 def add_digest(

@@ -25,7 +25,8 @@ from .core import (EKDError, add_digest, as_path, expect, eval_mode, library_ver
 from .fold import FusedStudent, fold_batchnorm
 from .models import count_params
 from .student import BranchedStudent, branched_student, params_text
-from .teacher_files import data_stats, manifest_path, read_manifest
+from .teacher_files import (class_names, data_stats, manifest_path, manifest_stats, names_fault, read_manifest,
+                                  stats_fault)
 
 # %% ../nbs/16_deploy.ipynb #a1240944
 def deploy(
@@ -47,21 +48,24 @@ def _normalization(dls):
     return stats and dict(mean=stats[0], std=stats[1])
 
 def _last_metrics(learn):
-    "Validation loss and accuracies of the last epoch, or of `validate` after it"
-    kept,r = getattr(learn, 'validation_record', None),getattr(learn, 'recorder', None)
-    if kept is not None: return kept.row
-    if r is None or not getattr(r, 'values', None): return {}
-    from ekd_nb.callbacks import validation_columns   # of the modules that train, which nothing else here needs
-    return validation_columns(r)
+    "Validation loss and accuracies of the last epoch, or of `validate` after it; empty for other weights than now"
+    kept = getattr(learn, 'validation_record', None)
+    return {} if kept is None else kept.current
+
+def _one_batch(dls):
+    "Images of a training batch; None where there are none, as in an exported Learner"
+    if not hasattr(dls.train, 'one_batch'): return next(iter(dls.train), [None])[0]
+    return dls.one_batch()[0] if len(dls.train) else None
 
 def student_manifest(
     learn, # a `Learner` of `ekd_learner`
+    x:Tensor=None, # some images as it was trained on, [B,channels,H,W]; by default a batch of the Learner
 )->dict: # JSON values
     "What the manifest of the student will contain besides its architecture"
-    x = learn.dls.one_batch()[0] if hasattr(learn.dls.train, 'one_batch') else next(iter(learn.dls.train))[0]
+    x = _one_batch(learn.dls) if x is None else x
     distill = getattr(learn, 'distill', None)
-    return dict(size=list(x.shape[2:]), normalisation=_normalization(learn.dls),
-                classes=list(map(str, getattr(learn.dls, 'vocab', None) or [])), validation=_last_metrics(learn),
+    return dict(size=[] if x is None else list(x.shape[2:]), normalisation=_normalization(learn.dls),
+                classes=class_names(learn.dls) or [], validation=_last_metrics(learn),
                 teachers=list(distill.teachers.names) if distill and distill.teachers else [],
                 loss=repr(learn.loss_func), fingerprint=getattr(learn.dls, 'data_fingerprint', ''))
 
@@ -113,7 +117,7 @@ def model_card(
         use=use or _USE.format(name), arch=', '.join(arch),
         loss=info.get('loss') or 'a loss that was not recorded',
         teachers=', '.join(info.get('teachers') or []) or 'none',
-        size='×'.join(map(str, info.get('size') or ['?'])),
+        size='×'.join(map(str, info.get('size') or ['a size that was not recorded'])),
         norm=_norm_text(info.get('normalisation')),
         classes=' of ' + ', '.join(info['classes']) if info.get('classes') else '',
         measured='\n'.join([
@@ -149,6 +153,25 @@ def _rebuild(man):
     return branched_student(man['arch'], man['n_branches'], man['n_out'], man['split'], man['fusion'],
                             man['in_channels'], **kw)
 
+# %% ../nbs/16_deploy.ipynb #b5ad5f41
+def _checked_info(found, info, n_out, channels):
+    "What the Learner says and what the caller says in its place, refused if it cannot be true"
+    info = dict(info)
+    if isinstance(info.get('teachers'), str): info['teachers'] = [info['teachers']]
+    names = info.get('teachers', [])
+    ok = isinstance(names, (list, tuple)) and all(isinstance(o, str) for o in names)
+    expect(ok, 'teachers', names, 'a list of names')
+    norm = info.get('normalisation')
+    stats = manifest_stats(dict(normalisation=norm)) or norm
+    classes = info.get('classes')
+    unnamed = classes is None or isinstance(classes, (list, tuple)) and not classes
+    faults = dict(classes='' if unnamed else names_fault(classes, n_out),
+                  normalisation=norm and stats_fault(stats, channels))
+    for k,why in faults.items():
+        if why: raise EKDError(f'{k}: got {why}, expected those that the student was trained with')
+    if found.get('classes') and names_fault(found['classes'], n_out): found = found | dict(classes=[])
+    return found | info
+
 # %% ../nbs/16_deploy.ipynb #83f7c58b
 def save_student(
     source, # `Learner` of `ekd_learner`, or a `BranchedStudent`
@@ -156,6 +179,7 @@ def save_student(
     name:str='student', # of the files
     arch=None, # name of each branch's network in `MODELS` or of timm; by default those the student was built from
     split=None, # where the trunk ends; by default as the student was built
+    x:Tensor=None, # some images as it was trained on, [B,channels,H,W], for their size; by default a batch of the Learner
     **info, # anything else for the manifest
 )->Path: # of the weights
     "Save weights, manifest and model card"
@@ -163,6 +187,7 @@ def save_student(
     s = learn.model if learn else source
     if not isinstance(s, BranchedStudent):
         raise EKDError(f'source: got a {type(s).__name__}, expected a BranchedStudent or the Learner of one')
+    expect(x is None or isinstance(x, Tensor) and x.ndim==4, 'x', type(x).__name__, 'images [B,channels,H,W]')
     names,split,cut = _student_names(s, arch, split)
     bare = s.keep(range(s.n_branches)).cpu()
     man = dict(schema=1, arch=names, split=split, fusion=bare.fusion.name, n_branches=bare.n_branches,
@@ -171,7 +196,9 @@ def save_student(
     man['versions'] = library_versions()
     if cut is not None: man['cut'] = cut
     if names is not None: _check_rebuilt(bare, man)
-    man.update(student_manifest(learn) if learn else {}, **info)
+    size = [] if x is None else list(x.shape[2:])
+    found = student_manifest(learn, x) if learn else dict(size=size)
+    man.update(_checked_info(found, info, man['n_out'], man['in_channels']))
     return _write_student(bare, man, as_path(folder, 'folder'), name)
 
 # %% ../nbs/16_deploy.ipynb #83f7c58c
@@ -182,7 +209,7 @@ def _write_student(bare, man, folder, name):
         write_atomic(path, lambda p: save_file({k: v.contiguous() for k,v in bare.state_dict().items()}, str(p)))
         write_json(manifest_path(path), add_digest(dict(man, sha256=sha256_file(path))))
         write_atomic(path.with_suffix('.md'), lambda p: p.write_text(model_card(man, name)))
-    except (OSError, SafetensorError) as e: raise EKDError(f'folder: cannot write to {folder} ({e})') from None
+    except (OSError, TypeError, SafetensorError) as e: raise EKDError(f'folder: cannot write to {folder} ({e})') from None
     return path
 
 # %% ../nbs/16_deploy.ipynb #e4337e10
@@ -295,7 +322,7 @@ class Exporter:
     def available(self): return all(find_spec(p) for p in self.needs)
 
 def _write_safetensors(student, path, x, **names):
-    return save_student(student, Path(path).parent, Path(path).stem, **names)
+    return save_student(student, Path(path).parent, Path(path).stem, x=x, **names)
 
 def _read_safetensors(path): return deploy(load_student(path))
 def _write_onnx(student, path, x, **names): return save_onnx(_folded(student), path, x)
@@ -315,6 +342,8 @@ EXPORTERS = {e.name: e for e in (
 def _example_images(learn, model, x):
     "Images that the network takes, float [B,channels,H,W]"
     if x is None and hasattr(learn, 'dls'):
+        if _one_batch(learn.dls) is None:
+            raise EKDError('x: got none, and an exported Learner has no images of its own; pass x, images [B,channels,H,W]')
         from ekd_nb.preflight import first_batch   # of the modules that train, which nothing else here needs
         x = first_batch(learn.dls, None)[0][:8]
     shape = f'{list(x.shape)}' if isinstance(x, Tensor) else type(x).__name__

@@ -20,7 +20,7 @@ from .arrays import DATASETS
 from .core import EKDError
 from .data import ViewLoader
 from .models import first_channels
-from .teacher_files import class_names, data_stats, names_fault, stats_fault
+from .teacher_files import class_names, data_stats, manifest_stats, names_fault, stats_fault
 from .teachers import TeacherAdapter, TeacherEnsemble, map_logits, run_network
 
 # %% ../nbs/06_judge.ipynb #8e5ef5c5
@@ -32,7 +32,9 @@ def _manifest(model):
     "What is known of a teacher's training; an adapter has taken care of the normalisation"
     if isinstance(model, TeacherAdapter): return (getattr(model.model, 'manifest', None) or {}) | dict(stats=None)
     man = getattr(model, 'manifest', None) or {}
-    return dict(stats=STATS.get(man.get('fingerprint'))) | man
+    stats = manifest_stats(man)
+    if 'stats' not in man: stats = stats or STATS.get(man.get('fingerprint'))
+    return man | dict(stats=stats)
 
 def _plausible_manifest(man, model, entry, log):
     "The manifest, without class names or a normalisation that the network cannot have"

@@ -97,7 +97,7 @@ def _is_image(o): return isinstance(o, Tensor) and o.ndim==3 and o.is_floating_p
 
 def _class_name(y, vocab):
     "The name of a class, or the names of several"
-    if not vocab: return y
+    if vocab is None or not len(vocab): return y   # names may be an array
     return vocab[int(y)] if y.ndim==0 else L(vocab[i] for i in y.nonzero().flatten().tolist())
 
 # %% ../nbs/02_loaders.ipynb #5d88b0a3

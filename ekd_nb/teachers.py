@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from .branches import TupleFromList
 from .core import EKDError, expect, output_distance, tensor_bytes
 from .features import find_features, forward_with_features, named_features
+from .student import BranchedStudent
 from .teacher_files import class_names, data_stats, load_teacher, manifest_path, read_manifest, save_teacher
 
 # %% ../nbs/05_teachers.ipynb #a061b31b
@@ -67,6 +68,7 @@ def network_name(
     "What a network is called"
     known = getattr(model, 'arch', None) or (getattr(model, 'manifest', None) or {}).get('arch')
     if isinstance(known, str): return known
+    if isinstance(model, BranchedStudent): return model.config.get('name') or type(model).__name__
     body = model
     while isinstance(body, nn.Sequential) and len(body): body = body[0]
     for m in (body, getattr(body, 'model', None)):   # fastai keeps a network of timm in `model`

@@ -368,3 +368,172 @@ def test_an_exported_student_is_read_without_the_modules_that_train(tmp_path):
             "print([m for m in ('learner', 'callbacks', 'losses', 'memo') if f'ekd_nb.{m}' in sys.modules])")
     run = subprocess.run([sys.executable, '-W', 'ignore', '-c', code, path], capture_output=True, text=True)
     assert run.stdout.strip() == '[]', run.stderr[-500:]
+
+
+# ---- whose numbers the card holds
+
+NAMES = 'valid_loss', 'accuracy', 'branch_0', 'branch_1'
+
+def card(l, folder):
+    path = save_student(l, folder)
+    return read_manifest(path)['validation'], path.with_suffix('.md').read_text()
+
+def measured(l):
+    "Loss and accuracies of the weights that the Learner has now, computed without it"
+    m, hits, losses, n = l.model.eval(), torch.zeros(3), 0., 0
+    with torch.no_grad():
+        for x, y in l.dls.valid:
+            x, y = x.as_subclass(torch.Tensor), y.as_subclass(torch.Tensor)
+            z, h = m(x), m.trunk(x)
+            hits += torch.stack([(o.argmax(-1)==y).float().sum() for o in (z, *[b(h)[0] for b in m.branches])])
+            losses, n = losses+F.cross_entropy(z, y, reduction='sum'), n+len(y)
+    return dict(zip(NAMES, [float(losses/n), *(hits/n).tolist()]))
+
+def holds_its_own(l, folder):
+    got, text = card(l, folder)
+    want = measured(l)
+    assert set(got) == set(NAMES) and all(got[k] == pytest.approx(want[k], abs=1e-4) for k in NAMES)
+    assert f'| accuracy | {want["accuracy"]:.4f} |' in text
+    return True
+
+def holds_none(l, folder):
+    got, text = card(l, folder)
+    return got == {} and 'Not measured.' in text
+
+@pytest.mark.parametrize('train_metrics', [False, True])
+def test_a_search_for_a_learning_rate_measures_nothing(train_metrics, tmp_path):
+    l = learner()
+    l.recorder.train_metrics = train_metrics
+    fit(l)
+    quiet(l, lambda: l.lr_find(show_plot=False, num_it=12, stop_div=False))
+    assert holds_its_own(l, tmp_path)
+    new = learner()
+    quiet(new, lambda: new.lr_find(show_plot=False, num_it=12, stop_div=False))
+    assert holds_none(new, tmp_path)
+
+@pytest.mark.parametrize('train_metrics', [False, True])
+def test_validation_that_is_skipped_measures_nothing(train_metrics, tmp_path):
+    from fastai.callback.core import CancelValidException
+    class Skip(Callback):
+        def before_validate(self): raise CancelValidException
+    l = learner()
+    l.recorder.train_metrics = train_metrics
+    with l.added_cbs(Skip()): fit(l)
+    assert l.validation_record.row == {} and holds_none(l, tmp_path)
+    fit(l)
+    assert holds_its_own(l, tmp_path)
+    with l.added_cbs(Skip()): fit(l)
+    assert holds_none(l, tmp_path), 'the weights have moved since'
+    quiet(l, l.validate)
+    assert holds_its_own(l, tmp_path)
+
+@pytest.mark.parametrize('train_metrics', [False, True])
+def test_metrics_of_training_are_not_those_of_validation(train_metrics, tmp_path):
+    l = learner()
+    l.recorder.train_metrics, l.recorder.valid_metrics = train_metrics, False
+    fit(l)
+    assert l.validation_record.row == {} and holds_none(l, tmp_path)
+
+def test_weights_that_are_put_back_have_no_numbers_of_others(tmp_path):
+    from fastai.callback.tracker import SaveModelCallback
+    l = learner(path=tmp_path)
+    quiet(l, lambda: (l.fit(1, 1e-2), l.save('first'), l.fit(1, 1e-2)))
+    assert holds_its_own(l, tmp_path)
+    l.load('first')
+    assert holds_none(l, tmp_path)
+    quiet(l, l.validate)
+    assert holds_its_own(l, tmp_path)
+    class Falls(SaveModelCallback):
+        "The first epoch is the best"
+        def __init__(self): super().__init__(monitor='valid_loss', comp=np.less)
+        def after_epoch(self):
+            if self.epoch == 0: self._save(self.fname)
+    quiet(l, lambda: l.fit(2, 1e-2, cbs=Falls()))
+    assert holds_none(l, tmp_path)
+
+@pytest.mark.parametrize('change', [lambda l: l.model.trunk.register_buffer('more', torch.ones(1)),
+                                    lambda l: l.model(torch.randn(4, 1, 8, 8)) if l.model.train() else None])
+def test_changed_statistics_are_other_weights(change, tmp_path):
+    l = fit(learner())
+    assert l.validation_record.current
+    change(l)
+    assert l.validation_record.current == {}
+
+
+# ---- a saved student as a teacher
+
+def test_a_student_with_another_normalisation_is_adapted(tmp_path):
+    "From its file as from its Learner"
+    from fastai.data.transforms import Normalize
+    from ekd_nb.judge import data_stats
+    l, ours = learner(), dls()
+    normal = next(f for f in ours.train.after_batch.fs if isinstance(f, Normalize))
+    normal.mean, normal.std = torch.full_like(normal.mean, .9), torch.full_like(normal.std, .1)
+    pixels, (m, s) = torch.rand(4, 1, 8, 8), data_stats(l.dls)
+    with torch.no_grad(): want = l.model.eval()((pixels-m[0])/s[0])
+    for source in (l, load_student(save_student(l, tmp_path))):
+        said = []
+        e = TeacherEnsemble([source]).match(ours, said.append)
+        assert isinstance(e.models[0], TeacherAdapter) and 'adapted' in said[0] and e.names == [SMALL]
+        assert torch.allclose(e((pixels-.9)/.1).logits[0], want, atol=1e-4)
+        assert e.match(ours, said.append) is e and len(said) == 1
+        same = TeacherEnsemble([source])
+        assert same.match(dls(), said.append) is same and len(said) == 1
+    student = load_student(save_student(l, tmp_path))
+    student.manifest['normalisation'] = dict(mean=['x'], std=[0])
+    said = []
+    TeacherEnsemble([student]).match(ours, said.append)
+    assert 'stats are not compared with the data' in said[0]
+
+
+# ---- a Learner without data, names that cannot be
+
+@pytest.fixture
+def exported(tmp_path):
+    l = fit(learner(path=tmp_path))
+    l.export('l.pkl')
+    return load_learner(tmp_path/'l.pkl')
+
+def test_an_exported_learner_is_saved(exported, tmp_path):
+    for x, size in ((None, []), (X, [8, 8])):
+        path = save_student(exported, tmp_path/'s', x=x)
+        man = read_manifest(path)
+        assert man['size'] == size and 'accuracy' in man['validation'] and man['classes'] == [str(i) for i in range(10)]
+        assert ('trained at 8×8' if size else 'trained at a size that was not recorded') in path.with_suffix('.md').read_text()
+    for name in ('s.safetensors', 's.pt2'):
+        with pytest.raises(EKDError, match='x: got none, .* pass x, images'): export_student(exported, tmp_path/'e'/name)
+        assert export_student(exported, tmp_path/'e'/name, x=X).is_file()
+    with pytest.raises(EKDError, match="x: got 'str', expected images"): save_student(exported, tmp_path, x='x')
+
+def test_training_without_a_batch_is_refused(exported):
+    empty = DataLoader(TensorDataset(X[:0], torch.zeros(0).long()), 4)
+    plain = teacher_learner(dls(), SMALL)
+    plain.dls = DataLoaders(empty, empty)
+    for l in (exported.keep(1), plain):
+        with pytest.raises(EKDError, match='dls: the training loader has no batch, expected images'): fit(l)
+    with pytest.raises(EKDError, match='exported without its teachers'): fit(exported)
+
+@pytest.mark.parametrize('vocab, names', [
+    (np.array(list('abcdefghij')), list('abcdefghij')), (np.arange(10), list('0123456789')), (list(range(10)), list('0123456789')),
+    (torch.arange(10), list('0123456789')), (tuple('abcdefghij'), list('abcdefghij')), (['a', 'b'], []), (['a']*10, []), (3, [])])
+def test_names_of_classes_in_every_form(vocab, names, tmp_path):
+    d = torch_loaders()
+    d.vocab, d.c = vocab, 10
+    l = learner(d)
+    assert read_manifest(save_student(l, tmp_path))['classes'] == names
+    if names:
+        name, i, _ = quiet(l, lambda: l.predict(X[0]))
+        assert str(int(name) if isinstance(name, torch.Tensor) else name) == names[int(i)]
+
+@pytest.mark.parametrize('info, says', [
+    (dict(classes=np.arange(10)), 'classes: got array'), (dict(classes=['a', 'b']), 'classes: got 2 names for 10 outputs'), (dict(classes='abcdefghij'), 'classes: got'),
+    (dict(classes=['a']*10), 'names that do not differ'), (dict(teachers=3), 'teachers: got 3, expected a list of names'),
+    (dict(teachers=[None]), 'teachers: got'), (dict(normalisation=3), 'normalisation: got'),
+    (dict(normalisation=dict(mean=[0.], std=[0.])), 'normalisation: got'), (dict(more=object()), 'folder: cannot write')])
+def test_a_card_is_not_written_with_what_cannot_be(info, says, tmp_path):
+    for source in (small(), learner()):
+        with pytest.raises(EKDError, match=says): save_student(source, tmp_path, **info)
+
+def test_one_name_of_a_teacher_is_one_name(tmp_path):
+    path = save_student(small(), tmp_path, teachers='resnet18', classes=list('abcdefghij'))
+    assert read_manifest(path)['teachers'] == ['resnet18'] and 'teachers: resnet18.' in path.with_suffix('.md').read_text()
