@@ -8,38 +8,51 @@ Docs: https://ekd-nb.github.io/ekd_nb/compare.html.md"""
 __all__ = ['COMPARED', 'Compared', 'Comparison', 'compare']
 
 # %% ../nbs/14_compare.ipynb #228af97a
-import copy, json, math, os, random, shutil, time
+import copy, hashlib, inspect, json, math, os, random, re, shutil, time
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, singledispatch
 from numbers import Real
 from pathlib import Path
-from types import SimpleNamespace
+from types import CellType, FunctionType, MethodType, SimpleNamespace
 from typing import Callable, NamedTuple
 
+import numpy as np
 import torch
-from fastai.torch_core import set_seed
+from fastai.data.core import DataLoaders, Pipeline
+from fastai.data.load import DataLoader as FastaiLoader
+from fastai.data.transforms import get_c
+from fastai.torch_core import no_random, set_seed
 from fastcore.basics import listify, patch
 from fastcore.foundation import L
+from torch.utils.data import DataLoader as TorchLoader
 
 from .checkpoint import Checkpoint
 from .core import EKDError, add_digest, digest_matches, expect, short_digest, tensor_digest, write_json
 from .evaluate import evaluate_student
 from .judge import labelled_images
 from .intervals import difference_sentence, format_difference, mean_ci, paired_difference, percent_interval
-from .learner import ekd_learner
+from .learner import check_arguments, ekd_learner
+from .loaders import batch_errors
 from .losses import as_distill_loss, EKDLoss
-from .preflight import first_batch
-from .teachers import as_ensemble
+from .memo import TeacherMemo
+from .preflight import describe, first_batch
+from .teachers import TeacherEnsemble, as_ensemble
 from .unlabeled import UnlabeledImages
 
 # %% ../nbs/14_compare.ipynb #152528b1
+def _for_labels(loss):
+    "What the caller's loss says about labels, for the losses of the other methods"
+    loss = as_distill_loss(loss)
+    return dict(label_smoothing=loss.label_smoothing, weight=loss.class_weights)
+
 def _labels(dls, arch, teachers, loss, n_branches=None, memo=False, hints=None, cbs=None, **kwargs):
     n,cbs = n_branches or len(teachers),[c for c in listify(cbs) if not isinstance(c, UnlabeledImages)]
     if isinstance(arch, (list, tuple)) or hasattr(arch, 'n_branches'): n = None   # it says itself how many
-    return ekd_learner(dls, arch, n_branches=n, loss_func=EKDLoss(1., 0., 0.), cbs=cbs, **kwargs)
+    return ekd_learner(dls, arch, n_branches=n, loss_func=EKDLoss(1., 0., 0., **_for_labels(loss)), cbs=cbs, **kwargs)
 
 def _kd(dls, arch, teachers, loss, n_branches=None, split=None, hints=None, **kwargs):
-    return ekd_learner(dls, arch, teachers, n_branches=1, loss_func=EKDLoss(gamma=0., lam=0.), **kwargs)
+    loss = EKDLoss(gamma=0., lam=0., **_for_labels(loss))
+    return ekd_learner(dls, arch, teachers, n_branches=1, loss_func=loss, **kwargs)
 
 def _ekd(dls, arch, teachers, loss, **kwargs): return ekd_learner(dls, arch, teachers, loss_func=loss, **kwargs)
 
@@ -59,7 +72,7 @@ COMPARED = dict(labels=Compared(_labels, 'same network, labels only', 'the same 
 class Comparison:
     "Records of a comparison, and what they show"
     records:list # one dict per run
-    folder:Path  # where they are kept
+    folder:Path=None # where they are kept
 
     def __post_init__(self): self.methods = list(dict.fromkeys(r['method'] for r in self.records))
     def of(self, name): return [r for r in self.records if r['method']==name]
@@ -73,7 +86,7 @@ class Comparison:
     def table(self):
         "Accuracy, difference, parameters and time of each method, in markdown"
         head = 'student', 'accuracy, %', 'EKD minus this, points', 'parameters', 'training, s'
-        several = max(r['seed'] for r in self.records)>0
+        several = max((r['seed'] for r in self.records), default=0)>0
         note = '\n\n± is half of the 95 % interval of a mean over seeds.' if several else ''
         rows = [head, ['---']+['--:']*4, *map(self._row, self.methods)]
         return '\n'.join(f"| {' | '.join(row)} |" for row in rows) + note
@@ -109,44 +122,144 @@ def plot(self:Comparison,
     return ax
 
 # %% ../nbs/14_compare.ipynb #473b2927
-_PLAIN = (str, int, float, bool, type(None))
+_PLAIN = (str, int, float, complex, bool, bytes, type(None), type(...))
+_LIBRARIES = 'builtins ekd_nb fastai fastcore fasttransform functools numpy timm torch torchvision'.split()
 
+def _ours(o): return (getattr(o, '__module__', None) or 'builtins').split('.')[0] not in _LIBRARIES
+def _text(o): return re.sub(r' at 0x[0-9a-fA-F]+', '', repr(o))
+
+@singledispatch
 def _name_of(o, depth=4):
     "What decides a run, as text without addresses in memory"
     if isinstance(o, _PLAIN): return o
-    if isinstance(o, (list, tuple)): return [_name_of(v, depth) for v in o]
-    if isinstance(o, dict): return {str(k): _name_of(v, depth) for k,v in sorted(o.items(), key=str)}
-    if isinstance(o, torch.nn.Module) and depth: return repr(o),tensor_digest(o.state_dict()),_fields(o, depth-1)
-    if isinstance(o, torch.Tensor): return tensor_digest({'': o})
-    if hasattr(o, 'func'): return _name_of(o.func),_name_of(o.args),_name_of(o.keywords)   # a `partial`
-    if hasattr(o, '__qualname__') or not depth: return getattr(o, '__qualname__', type(o).__qualname__)
-    return type(o).__qualname__,_fields(o, depth-1)
+    if isinstance(o, os.PathLike): return str(o)
+    if hasattr(o, '__array__') or hasattr(o, '__array_interface__'): return _array(np.asarray(o), depth)
+    if hasattr(o, 'dispatch') and hasattr(o, 'methods'):   # chooses a function by type
+        return sorted(repr(_name_of(m.implementation, depth)) for m in o.methods)
+    if not depth: return type(o).__qualname__
+    return _name_of(type(o)),_fields(o, depth-1) if hasattr(o, '__dict__') else _text(o)
 
-def _fields(o, depth):
+def _array(a, depth):
+    held = _name_of(a.tolist(), depth) if a.dtype.hasobject else hashlib.sha256(a.tobytes()).hexdigest()
+    return a.dtype.str,a.shape,held
+
+def _fields(o, depth, skip=()):
     "The attributes of an object that are its own"
-    skip = ('learn', 'recent_terms', *vars(torch.nn.Module()))
+    skip = {'learn', 'recent_terms', 'do', '__signature__', *vars(torch.nn.Module()), *skip}
     own = {k: v for k,v in getattr(o, '__dict__', {}).items() if k not in skip}
+    if hasattr(o, 'before_call'):   # draws random numbers into its other attributes
+        keep = {*inspect.signature(type(o).__init__).parameters, 'aff_fs', 'coord_fs', 'fs', 'space_fn', 'encodes'}
+        own = {k: v for k,v in own.items() if k in keep}
     return _name_of(own, depth)
 
+# %% ../nbs/14_compare.ipynb #088db022
+@_name_of.register(list)
+@_name_of.register(tuple)
+@_name_of.register(L)
+def _(o, depth=4): return [_name_of(v, depth) for v in o]
+
+@_name_of.register(set)
+@_name_of.register(frozenset)
+def _(o, depth=4): return sorted(repr(_name_of(v, depth)) for v in o)
+
+@_name_of.register
+def _(o:dict, depth=4): return sorted((str(k), repr(_name_of(v, depth))) for k,v in o.items())
+@_name_of.register
+def _(o:torch.Tensor, depth=4): return str(o.dtype),tuple(o.shape),tensor_digest({'': o})
+@_name_of.register
+def _(o:torch.nn.Module, depth=4):
+    parts = {0: [], 4: o.modules()}.get(depth, [o])
+    return _text(o),tensor_digest(o.state_dict()),[(_name_of(type(m)), _fields(m, depth-1)) for m in parts]
+@_name_of.register
+def _(o:TeacherEnsemble, depth=4): return o.fingerprint()
+@_name_of.register
+def _(o:TeacherMemo, depth=4):
+    return {k: _name_of(getattr(o, k), depth) for k in 'teachers views fingerprint features dtype n_views'.split()}
+
+# %% ../nbs/14_compare.ipynb #75748421
+def _codes(c):
+    "The code of a function and of those inside it"
+    yield c
+    for k in c.co_consts:
+        if isinstance(k, type(c)): yield from _codes(k)
+
+def _code(f):
+    "What a function computes, without its place in a file"
+    def fixed(c): return [_name_of(k) for k in c.co_consts if not hasattr(k, 'co_code')]
+    return [(c.co_code, c.co_names, fixed(c)) for c in _codes(f.__code__)]
+
+@_name_of.register
+def _(o:FunctionType, depth=4):
+    if not depth: return o.__qualname__,_code(o)
+    used = {n: o.__globals__[n] for c in _codes(o.__code__) for n in c.co_names if _ours(o) and n in o.__globals__}
+    used = {n: v for n,v in used.items() if isinstance(v, _PLAIN) or isinstance(v, FunctionType) and _ours(v)}
+    held = [c.cell_contents for c in o.__closure__ or () if c!=CellType()]   # without those not filled yet
+    return o.__qualname__,_code(o),_name_of([o.__defaults__, o.__kwdefaults__, held, used], depth-1)
+
+# %% ../nbs/14_compare.ipynb #3cfa8e04
+def _methods(c):
+    "The functions of a class; of a transform also those that it chooses from by type"
+    for k,v in sorted(vars(c).items()):
+        v = getattr(v, '__func__', getattr(v, 'fget', v))
+        if isinstance(v, FunctionType): yield k,_code(v)
+        elif hasattr(v, 'methods') and hasattr(v, 'dispatch'): yield k,_name_of(v)
+
+@_name_of.register
+def _(o:type, depth=4): return o.__qualname__,[m for c in o.__mro__ if _ours(c) for m in _methods(c)]
+@_name_of.register
+def _(o:MethodType, depth=4): return _name_of(o.__func__, depth),_name_of(o.__self__, depth-1) if depth else ''
+@_name_of.register
+def _(o:partial, depth=4): return [_name_of(v, depth) for v in (o.func, o.args, o.keywords)]
+@_name_of.register
+def _(o:Pipeline, depth=4): return _name_of(list(o.fs), depth)
+@_name_of.register(type(len))
+def _(o, depth=4): return o.__qualname__
+
 # %% ../nbs/14_compare.ipynb #68f1fafa
+_LISTED = ('tensors items rows idx indices targets labels samples data transform target_transform transforms views '
+           'data_fingerprint').split()
+_SHARED = 'data_source', 'dataset', 'generator', 'sampler'   # of samplers, with their loader
+
+def _some_items(ds, n=8):
+    "Images and labels, evenly spaced; None for what cannot be had or changes from call to call"
+    def draw():
+        with no_random(): items = [ds[i*len(ds)//n] for i in range(n)]
+        return [_name_of(p) for o in items for p in (o if isinstance(o, (list, tuple)) else [o])]
+    try: return [p if p==q else None for p,q in zip(draw(), draw())]
+    except Exception: return None   # a data set that is not read by number
+
+def _data(ds):
+    "What tells a data set from others"
+    held = {k: getattr(ds, k, None) for k in _LISTED}
+    listed = {k: _name_of(v) for k,v in held.items() if not isinstance(v, MethodType)}
+    if not listed.get('data_fingerprint'): listed['store'] = _name_of(getattr(ds, 'store', None))
+    own = getattr(ds, '__dict__', {})
+    parts = [own['dataset']] if 'dataset' in own else own.get('datasets', ())
+    inside = [_data(d) for d in parts] if isinstance(parts, (list, tuple)) else []
+    return _name_of(type(ds)),len(ds) if hasattr(ds, '__len__') else None,short_digest(listed),_some_items(ds),inside
+
+@_name_of.register(TorchLoader)
+@_name_of.register(FastaiLoader)
+def _(dl, depth=4):
+    names = 'bs batch_size drop_last shuffle augment n_views wgts collate_fn after_item before_batch after_batch'
+    about = {k: _name_of(getattr(dl, k, None), depth) for k in names.split()}
+    samplers = [vars(dl).get(k) for k in ('sampler', 'batch_sampler')]
+    of_samplers = [(_name_of(type(s)), _fields(s, depth-1, _SHARED)) for s in samplers if depth]
+    return about,of_samplers,_data(dl.dataset)
+@_name_of.register
+def _(o:DataLoaders, depth=4): return [_name_of(dl, depth) for dl in o.loaders]
+
+# %% ../nbs/14_compare.ipynb #76906f50
 def _data_digest(dls):
-    "What tells these data from others: held-out images as the student sees them, and what the training set lists"
+    "What tells these data from others: held-out images as the student sees them, and how training ones come"
     shown = [tensor_digest(dict(x=x, y=y)) for x,y in labelled_images(dls, 256)]
-    train = getattr(dls, 'train_ds', None)
-    items = () if hasattr(train, 'rows') else getattr(train, 'items', ())
-    tensors = getattr(train, 'tensors', ())
-    listed = [str(o) for o in items] if isinstance(items, (list, L)) else []
-    rows = [tensor_digest({'': torch.as_tensor(getattr(train, k))}) for k in ('rows', 'idx') if hasattr(train, k)]
-    views = str(getattr(train, 'views', None)),getattr(getattr(dls, 'train', None), 'augment', None)
-    return short_digest(shown, listed, rows, views, [tensor_digest({'': t}) for t in tensors])
+    valid = getattr(dls.valid, 'dataset', None)
+    return short_digest(shown, _name_of(dls.train), _data(valid), getattr(dls, 'data_fingerprint', None))
 
 def _key(dls, arch, teachers, epochs, lr, kwargs):
     "What decides the runs of a comparison"
     if hasattr(arch, 'model'): arch = arch.model   # a Learner
-    sizes = [len(dls.train_ds), len(dls.valid_ds), getattr(dls, 'bs', None)] if hasattr(dls, 'train_ds') else None
-    fingerprint = getattr(dls, 'data_fingerprint', None)
-    about = arch,teachers,epochs,lr,sizes,fingerprint,_data_digest(dls),kwargs
-    return short_digest(*map(_name_of, about))
+    return short_digest(*map(_name_of, (arch, teachers, epochs, lr, kwargs)), _data_digest(dls))
 
 # %% ../nbs/14_compare.ipynb #5e23e04c
 def _finished(path, key):
@@ -161,6 +274,7 @@ def _same_order(dl, seed):
     if hasattr(dl, 'set_epoch'): dl.set_epoch(0)
     if hasattr(dl, 'seed'): dl.seed = seed
     if isinstance(getattr(dl, 'rng', None), random.Random): dl.rng = random.Random(seed)
+    if isinstance(g := getattr(dl, 'generator', None), torch.Generator): g.manual_seed(seed)
 
 # %% ../nbs/14_compare.ipynb #cacd4e43
 def _train(make, dls, seed, epochs, lr, checkpoints):
@@ -175,7 +289,7 @@ def _train(make, dls, seed, epochs, lr, checkpoints):
 
 def _make(c, name, **kwargs):
     "The Learner of a method; what the caller passed stays as it is"
-    own = {k: copy.deepcopy(c.kwargs[k]) for k in ('cbs', 'opt_func') if k in c.kwargs}
+    own = {k: copy.deepcopy(c.kwargs[k]) for k in ('cbs', 'opt_func', 'metrics') if k in c.kwargs}
     kwargs = {**kwargs, **c.kwargs, **own}
     return COMPARED[name].make(c.dls, copy.deepcopy(c.arch), c.teachers, copy.deepcopy(c.loss), **kwargs)
 
@@ -210,10 +324,33 @@ def _check_call(epochs, seeds, methods, lr, log):
     expect(len(set(methods))==len(methods), 'methods', methods, 'each once')
     expect(log is None or callable(log), 'log', log, 'None or a function of a line')
 
-def _check_data(dls, loss_func):
-    "Refuse images of several labels: what is compared is the accuracy of one"
+# %% ../nbs/14_compare.ipynb #19b2999f
+def _check_data(dls, loss_func, n_out):
+    "Refuse what cannot be judged, such as images of several labels; return the labels of a validation batch"
     several = as_distill_loss(loss_func).multi_label or first_batch(dls, None)[1].ndim==2
     expect(not several, 'dls', 'several labels for each image', 'one: compare counts images whose class is right')
+    loaders = getattr(dls, 'loaders', ())
+    if len(loaders)<2: raise EKDError('dls: got no validation loader, expected one')
+    for what,dl in zip(('training', 'validation'), loaders):
+        try: n = len(dl)
+        except TypeError: raise EKDError(f'dls: the {what} loader does not say how many batches it has, expected a length') from None
+        if not n: raise EKDError(f'dls: the {what} loader has no batch, expected at least one')
+    return _valid_labels(dls, n_out)
+
+def _valid_labels(dls, n_out):
+    "Labels of one validation batch, checked"
+    with batch_errors('dls: the first validation batch'), no_random(): items = listify(next(iter(dls.valid), None))
+    if len(items)!=2 or not all(isinstance(o, torch.Tensor) for o in items):
+        raise EKDError(f"dls: a validation batch has items ({', '.join(map(describe, items))}), expected two: images and labels")
+    if items[1].ndim!=1 or items[1].is_floating_point():
+        raise EKDError(f'dls: a validation batch has labels {describe(items[1])}, expected class numbers, int [B]')
+    return _check_labels(items[1].as_subclass(torch.Tensor), n_out)
+
+def _check_labels(y, n_out):
+    "Refuse validation labels that are no class"
+    bad = y[(y<0)|(y>=(n_out or math.inf))]
+    if bad.numel(): raise EKDError(f'dls: a validation batch has label {int(bad[0])}, expected 0 to {n_out-1} for {n_out} classes')
+    return y
 
 # %% ../nbs/14_compare.ipynb #6023bdf6
 def _ready_folder(folder):
@@ -242,14 +379,16 @@ def compare(
 )->Comparison:
     "Train the same student with and without teachers, with several seeds, and say what the difference is worth"
     _check_call(epochs, seeds, methods, lr, log)
-    _check_data(dls, loss_func)
+    check_arguments(ekd_learner, kwargs)
+    y = _check_data(dls, loss_func, kwargs.get('n_out') or get_c(dls))
     folder,teachers = _ready_folder(folder),as_ensemble(teachers)
     key = _key(dls, arch, teachers, epochs, lr, dict(kwargs, loss_func=loss_func))
     c = SimpleNamespace(dls=dls, arch=arch, teachers=teachers, loss=loss_func, epochs=epochs, lr=lr, folder=folder,
                         key=key, kwargs=kwargs)
     records,n = [],seeds*len(methods)
     for m in methods:   # a rehearsal: what does not fit is refused before the first run
-        if not all(_finished(_path(c, m, s), key) for s in range(seeds)): _make(c, m, judge=False)
+        if all(_finished(_path(c, m, s), key) for s in range(seeds)): continue
+        _check_labels(y, _make(c, m, judge=False).model.branches[0].head.out_features)
     for seed in range(seeds):
         for m in methods:
             records.append(_run(c, m, seed))

@@ -55,7 +55,9 @@ def mean_ci(
     "Mean and its 95 % interval (Student's t)"
     values = list(values)
     if len(values)<2: return Difference(*values, n=len(values)) if values else Difference()
-    if len(set(values))==1: return Difference(values[0], 0., len(values))
+    if all(abs(v-values[0])<1e-12 for v in values):   # equal but for rounding
+        mean = statistics.mean(values)
+        return Difference(mean if abs(mean)>1e-12 else 0., 0., len(values))
     from scipy.stats import ttest_1samp # late: the package is used without scipy's statistics
     low,high = ttest_1samp(values, 0).confidence_interval(.95)
     return Difference(statistics.mean(values), float(high-low)/2, len(values))

@@ -1,19 +1,23 @@
 "Compare: what is no lesson in nbs/14_compare.ipynb"
-import copy, json
+import copy, json, math, os, subprocess, sys
 
-import pytest, torch
+import pytest, torch, torch.nn.functional as F
 from fastai.callback.core import Callback
 from fastai.callback.mixup import MixUp
 from fastai.data.core import DataLoaders
-from torch.utils.data import DataLoader, TensorDataset
+from fastai.vision.augment import RandomErasing, aug_transforms
+from torch.utils.data import DataLoader, Subset, TensorDataset, WeightedRandomSampler
 
-from ekd_nb.compare import compare
+from ekd_nb.compare import COMPARED, Comparison, _key, compare
 from ekd_nb.core import EKDError
-from ekd_nb.data import image_dls, load_images, stratified_subset
+from ekd_nb.data import ViewSet, image_dls, load_images, stratified_subset
 from ekd_nb.intervals import difference_sentence, mean_ci, paired_difference
 from ekd_nb.losses import EKDLoss
+from ekd_nb.memo import TeacherMemo
 from ekd_nb.models import get_model
+from ekd_nb.pairs import PairLoss
 from ekd_nb.student import branched_student
+from ekd_nb.teachers import as_ensemble
 
 
 @pytest.fixture(scope='module')
@@ -159,3 +163,158 @@ def test_no_log_is_silent(case, tmp_path, capsys):
     dls, teachers = case
     compare(dls, 'resnet8-w4', teachers, **small(tmp_path, methods=('ekd',), log=None))
     assert 'seed 0' not in capsys.readouterr().out
+
+
+def _plain(bs=8, train=None, valid=None, **kw):
+    "PyTorch loaders of 24 grey images of four classes"
+    x = torch.randn(36, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    ds, held = TensorDataset(x, torch.arange(36)%4), TensorDataset(x[:12], torch.arange(12)%4)
+    dls = DataLoaders(DataLoader(ds if train is None else train(ds), bs, **kw), DataLoader(held, 8) if valid is None else valid)
+    dls.c = 4
+    return dls
+
+
+class Own(torch.utils.data.Dataset):
+    def __init__(self, ds, flip): self.ds, self.flip, self.reads = ds, flip, 0
+    def __len__(self): return len(self.ds)
+    def __getitem__(self, i):
+        self.reads += 1
+        x, y = self.ds[i]
+        return x, 3-int(y) if self.flip else int(y)
+
+
+@pytest.fixture(scope='module')
+def networks():
+    torch.manual_seed(0)
+    return as_ensemble([get_model('resnet8-w4', 4, 1), get_model('resnet8-w4', 4, 1)]), get_model('resnet8-w4', 4, 1)
+
+
+def key(networks, dls=None, **kw):
+    ts, arch = networks
+    return _key(dls or _plain(), kw.pop('arch', arch), ts, 2, .01, dict(dict(loss_func=None), **kw))
+
+
+@pytest.mark.parametrize('a, b', [
+    (dict(train=lambda ds: Subset(ds, range(12))), dict(train=lambda ds: Subset(ds, range(12, 24)))),
+    (dict(train=lambda ds: Subset(ds, range(12))), dict(train=lambda ds: Subset(Subset(ds, range(24)), range(12)))),
+    (dict(train=lambda ds: Own(ds, False)), dict(train=lambda ds: Own(ds, True))),
+    (dict(bs=8), dict(bs=12)), (dict(), dict(shuffle=True)), (dict(bs=10), dict(bs=10, drop_last=True)),
+    (dict(sampler=WeightedRandomSampler([1.]*36, 36)), dict(sampler=WeightedRandomSampler([1.]*35+[2.], 36)))])
+def test_other_data_or_another_loader_is_another_run(networks, a, b):
+    assert key(networks, _plain(**a))==key(networks, _plain(**a))!=key(networks, _plain(**b))
+
+
+SCALE = 2.
+def _scaled(s, t): return SCALE*(s-t).square().mean()
+def _made(k): return lambda s, t: k*(s-t).square().mean()
+
+
+@pytest.mark.parametrize('a, b', [
+    (lambda s, t: (s-t).square().mean(), lambda s, t: (s-t).abs().mean()),
+    (lambda s, t: F.mse_loss(s, t), lambda s, t: F.l1_loss(s, t)), (lambda s, t: 2*s.sum(), lambda s, t: 3*s.sum()),
+    (lambda s, t, k=1: k*s.sum(), lambda s, t, k=2: k*s.sum()), (_made(1), _made(2)),
+    (lambda s, t: (lambda u: u.sum())(s), lambda s, t: (lambda u: u.mean())(s))])
+def test_another_function_is_another_run(networks, a, b):
+    copy_of_a = type(a)(a.__code__, a.__globals__, a.__name__, a.__defaults__, a.__closure__)
+    for wrap in (lambda f: dict(loss_func=PairLoss(f)), lambda f: dict(loss_func=f), lambda f: dict(opt_func=f), lambda f: dict(arch=f),
+                 lambda f: dict(loss_func=PairLoss(F.mse_loss, project=f))):
+        assert key(networks, **wrap(a))==key(networks, **wrap(copy_of_a))!=key(networks, **wrap(b))
+
+
+def test_a_value_that_a_function_reads_is_part_of_the_run(networks, monkeypatch):
+    first = key(networks, loss_func=_scaled)
+    monkeypatch.setitem(globals(), 'SCALE', 3.)
+    assert first!=key(networks, loss_func=_scaled)
+
+
+def test_transforms_of_the_training_batches_count(networks):
+    data = [(i/24*torch.ones(3, 8, 8), i%4) for i in range(24)]
+    def loaders(tfms):
+        dls = DataLoaders.from_dsets(data, data, bs=8, after_batch=tfms, device='cpu')
+        dls.c = 4
+        return dls
+    made = [lambda: [], lambda: [RandomErasing(p=1.)], lambda: [RandomErasing(p=.5)], lambda: aug_transforms(size=8),
+            lambda: aug_transforms(size=8, max_rotate=20.)]
+    keys = []
+    for make in made:
+        dls = loaders(make())
+        keys.append(key(networks, dls))
+        dls.one_batch()   # random transforms remember what they have drawn
+        assert keys[-1]==key(networks, dls)==key(networks, loaders(make()))
+    assert len(set(keys))==len(made)
+
+
+def test_a_cache_that_has_been_used_is_the_same_run(case, networks):
+    memo = TeacherMemo(networks[0], torch.arange(24), ViewSet(1, False))
+    first = key(networks, memo=memo)
+    memo.hits += 1
+    assert first==key(networks, memo=memo)
+
+
+def test_a_key_is_the_same_in_another_process(tmp_path):
+    code = ('import torch; from ekd_nb.compare import _name_of, short_digest; from fastai.vision.augment import aug_transforms\n'
+            'def f(a, k={"x", "y", "z"}): return a in {"p", "q", "r"} and (lambda b: b)(k)\n'
+            'print(short_digest(_name_of([f, aug_transforms(), torch.optim.SGD, {"b": {"u", "v"}}])))')
+    runs = [subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True,
+                           env=os.environ | dict(PYTHONHASHSEED=str(i))).stdout for i in range(2)]
+    assert runs[0]==runs[1]
+
+
+def test_the_same_call_with_an_ensemble_of_teachers_reads_the_records(tmp_path, networks):
+    ts, arch = networks
+    for _ in range(2): compare(_plain(), arch, ts, **small(tmp_path, methods=('ekd',)))
+    assert len(list(tmp_path.glob('*.json')))==1
+
+
+def test_all_methods_have_the_smoothing_and_weights_of_the_caller(networks):
+    weight = [1., 1., 1., 5.]
+    for m in COMPARED:
+        loss = COMPARED[m].make(_plain(), networks[1], networks[0], EKDLoss(label_smoothing=.3, weight=weight), judge=False).loss_func
+        assert loss.label_smoothing==.3 and loss.class_weights.tolist()==weight
+    y, z = torch.arange(8)%4, torch.randn(8, 4)
+    loss = COMPARED['labels'].make(_plain(), networks[1], networks[0], EKDLoss(label_smoothing=.3, weight=weight), judge=False).loss_func
+    want = F.cross_entropy(z, y, torch.tensor(weight), label_smoothing=.3)
+    assert torch.allclose(loss.ce(z, y).mean(), want)
+
+
+class Endless(torch.utils.data.IterableDataset):
+    def __iter__(self): return iter([(torch.randn(1, 8, 8), i%4) for i in range(16)])
+
+
+def _held_out(y, n=8): return DataLoader(TensorDataset(torch.randn(n, 1, 8, 8), *y), 8)
+
+def _two(train, *valid):
+    dls = DataLoaders(train, *valid)
+    dls.c = 4
+    return dls
+
+@pytest.mark.parametrize('make, kw, text', [
+    (_plain, dict(loss=EKDLoss()), "ekd_learner: got 'loss', expected an argument .* such as loss_func"),
+    (lambda: _two(_plain().train), {}, 'got no validation loader'),
+    (lambda: _two(DataLoader(Endless(), 8), _plain().valid), {}, 'the training loader does not say how many batches'),
+    (lambda: _two(_plain().train, DataLoader(Endless(), 8)), {}, 'the validation loader does not say how many batches'),
+    (lambda: _plain(valid=_held_out([torch.full((8,), 7)])), {}, 'validation batch has label 7, expected 0 to 3 for 4 classes'),
+    (lambda: _plain(valid=_held_out([])), {}, 'a validation batch has items .*, expected two: images and labels'),
+    (lambda: _plain(valid=_held_out([torch.rand(8)])), {}, r'a validation batch has labels float32 \[8\], expected class numbers'),
+    (lambda: _plain(valid=_held_out([torch.zeros(0).long()], 0)), {}, 'the validation loader has no batch')])
+def test_data_that_cannot_be_judged_costs_one_sentence(networks, tmp_path, make, kw, text):
+    with pytest.raises(EKDError, match=text): compare(make(), networks[1], networks[0], **small(tmp_path, **kw))
+    assert not list(tmp_path.glob('*'))
+
+
+def test_labels_outside_the_classes_are_seen_where_the_data_does_not_count_them(networks, tmp_path):
+    dls = _plain(valid=_held_out([torch.full((8,), 7)]))
+    del dls.c
+    with pytest.raises(EKDError, match='label 7, expected 0 to 3'):
+        compare(dls, networks[1], networks[0], **small(tmp_path, methods=('ekd',)))
+
+
+def test_nothing_to_show_is_shown(tmp_path):
+    assert 'nothing to compare' in repr(Comparison([])) and Comparison([]).methods==[]
+
+
+def test_a_spread_of_rounding_has_no_width(recwarn):
+    d = mean_ci([.9-.8, .8-.7, .3-.2])
+    assert d.half==0 and d.mean==pytest.approx(.1) and d.side==1
+    assert mean_ci([.1+.2-.3, 0., .3-.1-.2]).side==0 and not recwarn.list
+    assert math.isnan(mean_ci([.9, float('nan')]).half)
