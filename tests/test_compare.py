@@ -169,7 +169,8 @@ def _plain(bs=8, train=None, valid=None, **kw):
     "PyTorch loaders of 24 grey images of four classes"
     x = torch.randn(36, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     ds, held = TensorDataset(x, torch.arange(36)%4), TensorDataset(x[:12], torch.arange(12)%4)
-    dls = DataLoaders(DataLoader(ds if train is None else train(ds), bs, **kw), DataLoader(held, 8) if valid is None else valid)
+    shown = ds if train is None else train(ds)
+    dls = DataLoaders(DataLoader(shown, bs, **kw), DataLoader(held, 8) if valid is None else valid)
     dls.c = 4
     return dls
 
@@ -216,7 +217,8 @@ def _made(k): return lambda s, t: k*(s-t).square().mean()
     (lambda s, t: (lambda u: u.sum())(s), lambda s, t: (lambda u: u.mean())(s))])
 def test_another_function_is_another_run(networks, a, b):
     copy_of_a = type(a)(a.__code__, a.__globals__, a.__name__, a.__defaults__, a.__closure__)
-    for wrap in (lambda f: dict(loss_func=PairLoss(f)), lambda f: dict(loss_func=f), lambda f: dict(opt_func=f), lambda f: dict(arch=f),
+    for wrap in (lambda f: dict(loss_func=PairLoss(f)), lambda f: dict(loss_func=f), lambda f: dict(opt_func=f),
+                 lambda f: dict(arch=f),
                  lambda f: dict(loss_func=PairLoss(F.mse_loss, project=f))):
         assert key(networks, **wrap(a))==key(networks, **wrap(copy_of_a))!=key(networks, **wrap(b))
 
@@ -252,7 +254,8 @@ def test_a_cache_that_has_been_used_is_the_same_run(case, networks):
 
 
 def test_a_key_is_the_same_in_another_process(tmp_path):
-    code = ('import torch; from ekd_nb.compare import _name_of, short_digest; from fastai.vision.augment import aug_transforms\n'
+    code = ('import torch; from ekd_nb.compare import _name_of, short_digest\n'
+            'from fastai.vision.augment import aug_transforms\n'
             'def f(a, k={"x", "y", "z"}): return a in {"p", "q", "r"} and (lambda b: b)(k)\n'
             'print(short_digest(_name_of([f, aug_transforms(), torch.optim.SGD, {"b": {"u", "v"}}])))')
     runs = [subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True,
@@ -269,10 +272,12 @@ def test_the_same_call_with_an_ensemble_of_teachers_reads_the_records(tmp_path, 
 def test_all_methods_have_the_smoothing_and_weights_of_the_caller(networks):
     weight = [1., 1., 1., 5.]
     for m in COMPARED:
-        loss = COMPARED[m].make(_plain(), networks[1], networks[0], EKDLoss(label_smoothing=.3, weight=weight), judge=False).loss_func
+        ours = EKDLoss(label_smoothing=.3, weight=weight)
+        loss = COMPARED[m].make(_plain(), networks[1], networks[0], ours, judge=False).loss_func
         assert loss.label_smoothing==.3 and loss.class_weights.tolist()==weight
     y, z = torch.arange(8)%4, torch.randn(8, 4)
-    loss = COMPARED['labels'].make(_plain(), networks[1], networks[0], EKDLoss(label_smoothing=.3, weight=weight), judge=False).loss_func
+    ours = EKDLoss(label_smoothing=.3, weight=weight)
+    loss = COMPARED['labels'].make(_plain(), networks[1], networks[0], ours, judge=False).loss_func
     want = F.cross_entropy(z, y, torch.tensor(weight), label_smoothing=.3)
     assert torch.allclose(loss.ce(z, y).mean(), want)
 
@@ -293,9 +298,11 @@ def _two(train, *valid):
     (lambda: _two(_plain().train), {}, 'got no validation loader'),
     (lambda: _two(DataLoader(Endless(), 8), _plain().valid), {}, 'the training loader does not say how many batches'),
     (lambda: _two(_plain().train, DataLoader(Endless(), 8)), {}, 'the validation loader does not say how many batches'),
-    (lambda: _plain(valid=_held_out([torch.full((8,), 7)])), {}, 'validation batch has label 7, expected 0 to 3 for 4 classes'),
+    (lambda: _plain(valid=_held_out([torch.full((8,), 7)])), {},
+     'validation batch has label 7, expected 0 to 3 for 4 classes'),
     (lambda: _plain(valid=_held_out([])), {}, 'a validation batch has items .*, expected two: images and labels'),
-    (lambda: _plain(valid=_held_out([torch.rand(8)])), {}, r'a validation batch has labels float32 \[8\], expected class numbers'),
+    (lambda: _plain(valid=_held_out([torch.rand(8)])), {},
+     r'a validation batch has labels float32 \[8\], expected class numbers'),
     (lambda: _plain(valid=_held_out([torch.zeros(0).long()], 0)), {}, 'the validation loader has no batch')])
 def test_data_that_cannot_be_judged_costs_one_sentence(networks, tmp_path, make, kw, text):
     with pytest.raises(EKDError, match=text): compare(make(), networks[1], networks[0], **small(tmp_path, **kw))

@@ -499,9 +499,11 @@ def test_an_exported_learner_is_saved(exported, tmp_path):
         path = save_student(exported, tmp_path/'s', x=x)
         man = read_manifest(path)
         assert man['size'] == size and 'accuracy' in man['validation'] and man['classes'] == [str(i) for i in range(10)]
-        assert ('trained at 8×8' if size else 'trained at a size that was not recorded') in path.with_suffix('.md').read_text()
+        said = 'trained at 8×8' if size else 'trained at a size that was not recorded'
+        assert said in path.with_suffix('.md').read_text()
     for name in ('s.safetensors', 's.pt2'):
-        with pytest.raises(EKDError, match='x: got none, .* pass x, images'): export_student(exported, tmp_path/'e'/name)
+        with pytest.raises(EKDError, match='x: got none, .* pass x, images'):
+            export_student(exported, tmp_path/'e'/name)
         assert export_student(exported, tmp_path/'e'/name, x=X).is_file()
     with pytest.raises(EKDError, match="x: got 'str', expected images"): save_student(exported, tmp_path, x='x')
 
@@ -514,8 +516,10 @@ def test_training_without_a_batch_is_refused(exported):
     with pytest.raises(EKDError, match='exported without its teachers'): fit(exported)
 
 @pytest.mark.parametrize('vocab, names', [
-    (np.array(list('abcdefghij')), list('abcdefghij')), (np.arange(10), list('0123456789')), (list(range(10)), list('0123456789')),
-    (torch.arange(10), list('0123456789')), (tuple('abcdefghij'), list('abcdefghij')), (['a', 'b'], []), (['a']*10, []), (3, [])])
+    (np.array(list('abcdefghij')), list('abcdefghij')), (np.arange(10), list('0123456789')),
+    (list(range(10)), list('0123456789')),
+    (torch.arange(10), list('0123456789')), (tuple('abcdefghij'), list('abcdefghij')),
+    (['a', 'b'], []), (['a']*10, []), (3, [])])
 def test_names_of_classes_in_every_form(vocab, names, tmp_path):
     d = torch_loaders()
     d.vocab, d.c = vocab, 10
@@ -526,14 +530,19 @@ def test_names_of_classes_in_every_form(vocab, names, tmp_path):
         assert str(int(name) if isinstance(name, torch.Tensor) else name) == names[int(i)]
 
 @pytest.mark.parametrize('info, says', [
-    (dict(classes=np.arange(10)), 'classes: got array'), (dict(classes=['a', 'b']), 'classes: got 2 names for 10 outputs'), (dict(classes='abcdefghij'), 'classes: got'),
-    (dict(classes=['a']*10), 'names that do not differ'), (dict(teachers=3), 'teachers: got 3, expected a list of names'),
+    (dict(classes=np.arange(10)), 'classes: got array'),
+    (dict(classes=['a', 'b']), 'classes: got 2 names for 10 outputs'),
+    (dict(classes='abcdefghij'), 'classes: got'),
+    (dict(classes=['a']*10), 'names that do not differ'),
+    (dict(teachers=3), 'teachers: got 3, expected a list of names'),
     (dict(teachers=[None]), 'teachers: got'), (dict(normalisation=3), 'normalisation: got'),
-    (dict(normalisation=dict(mean=[0.], std=[0.])), 'normalisation: got'), (dict(more=object()), 'folder: cannot write')])
+    (dict(normalisation=dict(mean=[0.], std=[0.])), 'normalisation: got'),
+    (dict(more=object()), 'folder: cannot write')])
 def test_a_card_is_not_written_with_what_cannot_be(info, says, tmp_path):
     for source in (small(), learner()):
         with pytest.raises(EKDError, match=says): save_student(source, tmp_path, **info)
 
 def test_one_name_of_a_teacher_is_one_name(tmp_path):
     path = save_student(small(), tmp_path, teachers='resnet18', classes=list('abcdefghij'))
-    assert read_manifest(path)['teachers'] == ['resnet18'] and 'teachers: resnet18.' in path.with_suffix('.md').read_text()
+    assert read_manifest(path)['teachers'] == ['resnet18']
+    assert 'teachers: resnet18.' in path.with_suffix('.md').read_text()
