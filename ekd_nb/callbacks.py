@@ -305,7 +305,7 @@ class StopOnNonFinite(Callback):
 
     def before_train(self):
         self.first_bad_iter = None
-        if hasattr(self.learn.dl, '__len__') and not len(self.learn.dl):
+        if hasattr(dl := getattr(self.learn, 'dl', None), '__len__') and not len(dl):
             raise EKDError('dls: the training loader has no batch, expected images; an exported Learner has none: make a new one')
 
     def after_loss(self):

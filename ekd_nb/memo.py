@@ -17,7 +17,7 @@ from torch import Tensor
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .core import EKDError, tensor_digest, write_atomic
+from .core import EKDError, lost_by_rounding, tensor_digest, write_atomic
 from .data import ViewSet
 from .teachers import TeacherEnsemble, TeacherOutput, compute_dtype, known_classes
 
@@ -229,22 +229,12 @@ def _check_batch(self:TeacherMemo, x):
     self.checked = True
 
 # %% ../nbs/06_memo.ipynb #0f5b33a2
-def _size_error_spread(z, over, dtype):
-    "Of a tensor: its largest number, the largest change by rounding to `dtype`, and the largest spread over dimensions"
-    z = z.detach().float()
-    return [z.abs().amax(), (z.to(dtype).float()-z).abs().amax(), (z.amax(over)-z.amin(over)).amax()]
-
 @patch
 def _lost(self:TeacherMemo, out):
     "What the table cannot hold of a batch: a text, or None"
-    low,high,share = 2*self.numbers.tiny,self.numbers.max,4*self.numbers.eps
-    several = out.logits.shape[2]>1
-    parts = [_size_error_spread(z, 1 if several else 0, self.dtype) for z in out.logits]
     maps = [f for f in out.features if f.numel()>f.shape[1]] if self.features else []   # more than one place
-    parts += [_size_error_spread(f, [d for d in range(f.ndim) if d!=1], self.dtype) for f in maps]
-    for size,error,spread in torch.stack([torch.stack(p) for p in parts]).tolist():
-        if size>high or 0<size<low: return f'is {size:.2g}, {self.dtype} holds {low:.2g} to {high:.2g}'
-        if spread and error>share*spread: return f'is {size:.2g}, rounding it would change differences of {spread:.2g}'
+    parts = [(z, int(z.shape[1]>1)) for z in out.logits]
+    return lost_by_rounding(parts+[(f, [d for d in range(f.ndim) if d!=1]) for f in maps], self.dtype)
 
 @patch
 def _fits(self:TeacherMemo, out)->bool:
