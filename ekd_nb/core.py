@@ -87,13 +87,14 @@ def output_distance(
 
 # %% ../nbs/00_core.ipynb #521f718b
 def lost_by_rounding(
-    parts, # pairs of a tensor and the dimensions over which its differences count
+    parts, # pairs of a tensor and the dimensions over which its differences count; None: only its size counts
     dtype, # the tensors' numbers would be stored as
 )->str: # what would be lost; None: nothing but rounding
     "Numbers too large or too small for a type, and differences that rounding to it would change by more than 4 units"
     def look(z, over):
         z = z.detach().float()
-        return torch.stack([z.abs().amax(), (z.to(dtype).float()-z).abs().amax(), (z.amax(over)-z.amin(over)).amax()])
+        spread = z.new_zeros(()) if over is None else (z.amax(over)-z.amin(over)).amax()
+        return torch.stack([z.abs().amax(), (z.to(dtype).float()-z).abs().amax(), spread])
     info = torch.finfo(dtype)
     for size,error,spread in torch.stack([look(*p) for p in parts]).tolist():
         if size>info.max or 0<size<2*info.tiny:

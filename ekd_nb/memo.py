@@ -232,9 +232,10 @@ def _check_batch(self:TeacherMemo, x):
 @patch
 def _lost(self:TeacherMemo, out):
     "What the table cannot hold of a batch: a text, or None"
-    maps = [f for f in out.features if f.numel()>f.shape[1]] if self.features else []   # more than one place
-    parts = [(z, int(z.shape[1]>1)) for z in out.logits]
-    return lost_by_rounding(parts+[(f, [d for d in range(f.ndim) if d!=1]) for f in maps], self.dtype)
+    few = out.logits.shape[1]<8   # too few images to know how outputs differ
+    parts = [(z, None if few else int(z.shape[1]>1)) for z in out.logits]
+    for f in out.features if self.features else (): parts.append((f, None if few else [d for d in range(f.ndim) if d!=1]))
+    return lost_by_rounding(parts, self.dtype)
 
 @patch
 def _fits(self:TeacherMemo, out)->bool:

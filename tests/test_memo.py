@@ -97,6 +97,18 @@ def test_small_differences_of_large_logits_are_not_kept():
         assert any('would change differences' in str(w.message) for w in said)==off
 
 
+def test_one_image_does_not_tell_how_logits_differ():
+    class Close(nn.Module):
+        "Two classes; the more alike, the darker the image"
+        def forward(self, x): return torch.stack([3+0*x.mean((1, 2, 3)), 3+10*x.mean((1, 2, 3))], 1)
+    memo = memo_of(TeacherEnsemble([Close()], feature_grid=0))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', UserWarning)
+        ask(memo, range(10)); ask(memo, [12])
+        memo(ViewKey(torch.tensor([20]), torch.tensor([0])), torch.full((1, 1, 8, 8), .003))
+    assert not memo.disabled and memo.misses==12
+
+
 def test_a_memo_that_is_off_stays_off_after_a_resume(tmp_path):
     "the image that half precision cannot hold comes in epoch 0; epoch 1 runs in another process"
     data = load_images('digits')
