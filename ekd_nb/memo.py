@@ -233,16 +233,15 @@ def _check_batch(self:TeacherMemo, x):
 def _lost(self:TeacherMemo, out):
     "What the table cannot hold of a batch: a text, or None"
     few = out.logits.shape[1]<8   # too few images to know how outputs differ
-    parts = [(z, None if few else int(z.shape[1]>1)) for z in out.logits]
-    for f in out.features if self.features else (): parts.append((f, None if few else [d for d in range(f.ndim) if d!=1]))
-    return lost_by_rounding(parts, self.dtype)
+    parts = [(z, int(z.shape[1]>1)) for z in out.logits]
+    if self.features: parts += [(f, [d for d in range(f.ndim) if d!=1]) for f in out.features]
+    return lost_by_rounding([(p, None) for p,_ in parts] if few else parts, self.dtype)
 
 @patch
 def _fits(self:TeacherMemo, out)->bool:
     "Can the table hold the outputs of every teacher? If not, teachers run live from here on"
     lost = self._lost(out)
-    if lost: warnings.warn(f"memo: a teacher's largest output {lost}; teachers run live, unless it is a "
-                           'TeacherMemo(…, dtype=torch.float32)')
+    if lost: warnings.warn(f"memo: a teacher's largest output {lost}; teachers run live; dtype=torch.float32 holds more")
     self.disabled = bool(lost)
     return not lost
 
