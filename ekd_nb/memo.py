@@ -241,7 +241,7 @@ def _lost(self:TeacherMemo, out):
 def _fits(self:TeacherMemo, out)->bool:
     "Can the table hold the outputs of every teacher? If not, teachers run live from here on"
     lost = self._lost(out)
-    if lost: warnings.warn(f"memo: a teacher's largest output {lost}; teachers run live; dtype=torch.float32 holds more")
+    if lost: warnings.warn(f"memo: a teacher's largest output {lost}; teachers run live; dtype=torch.float32 is wider")
     self.disabled = bool(lost)
     return not lost
 
