@@ -46,7 +46,7 @@ def test_students_write_records_and_go_on_where_they_stopped(tmp_path):
     assert '2 test runs, 0 choices, 0 failed' in first and '4 test runs, 0 choices, 0 failed' in second
     assert 'images/s' in first and 'no CUDA graph' not in first
     records = [json.loads(f.read_text()) for f in (tmp_path/'out/runs').glob('*.json')]
-    assert {r['engine'] for r in records} == {'fixed'} and len({r['method'] for r in records}) == 4
+    assert {r['engine'] for r in records} == {'fixed'} and len({(r['method'], r['seed']) for r in records}) == 4
     with tarfile.open(tmp_path/'pack/records.tgz') as tar: assert len(tar.getnames()) == 4
     assert {p.name for p in (tmp_path/'pack').iterdir()} == {'records.tgz', 'logits-digits.tar', 'profile.json'}
 

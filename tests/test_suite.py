@@ -3,6 +3,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import pytest
+
 from ekd_nb.core import digest_matches
 from ekd_nb.study.problems import CANDIDATES, EKD_CANDIDATES, KD_CANDIDATES, TASKS, tiny
 from ekd_nb.study.rule import gains, load_suite, plan, ranking
@@ -33,8 +35,10 @@ def test_records_are_sealed_of_a_known_plan_and_of_validation_images():
                 r['loss'] == CANDIDATES[r['candidate']].loss)
 
 
-def test_further_runs_are_planned_and_leave_the_choice_alone():
-    more, names = read_plan('suite-3'), {c['name'] for c in plan()['candidates']}
+@pytest.mark.parametrize('name', ['suite-3', 'suite-4'])
+def test_further_runs_are_planned_and_leave_the_choice_alone(name):
+    names = {c['name'] for c in plan()['candidates']}
+    more = read_plan(name)
     assert digest_matches(more) and more['adds_to'] == plan()['digest'] and 'not changed' in more['choice']
     assert all(r['task'] in TASKS and r['candidate'] in names and r['seed'] > 0 for r in more['runs'])
     assert {r['task'] for r in more['runs']} | {'digits-more', 'digits-same'} == set(TASKS)

@@ -82,6 +82,14 @@ def teacher_idxs(self:SingleStudentLoss,
     expect(self.teacher<n, 'teacher', self.teacher, f'None (the average) or an index below {n}')
     return [self.teacher]
 
+# %% ../../nbs/baselines/00_logit_based.ipynb #a3fb465e
+@patch
+def own_logits(self:SingleStudentLoss,
+    out, # `TeacherOutput`
+)->Tensor: # [T,B,C]
+    "Logits of those teachers; without an index, which a CUDA graph cannot hold"
+    return torch.stack([out.logits[i] for i in self.teacher_idxs(len(out.logits))])
+
 @patch
 def select_inputs(self:SingleStudentLoss,
     pred, # the student's output, `pred.teacher` filled
@@ -111,7 +119,7 @@ def terms(self:SingleStudentLoss, pred, y):
     res = dict(ce=self.alpha*self.ce(z, y))
     if not self.needs_teacher: return res
     out = self.teacher_output(pred)
-    t = upcast(out.logits[self.teacher_idxs(len(out.logits))].mean(0).detach())
+    t = upcast(self.own_logits(out).mean(0).detach())
     with torch.autocast(z.device.type, enabled=False):
         if self.kd_weight>0: res['kd'] = self.beta*self.kd_weight*soft_target_kl(z, t, self.tau)
         own = self.distill_terms(*self.select_inputs(pred, z, t), y, out.idx)

@@ -41,7 +41,7 @@ class CAMKDLoss(FeatureLoss):
         which = self.teacher_idxs(len(out.logits))
         maps = [upcast(out.features[i].detach()) for i in which]
         sizes = [g.shape[1] for g in maps]
-        return (z, h.split(sizes, 1)), (upcast(out.logits[which].detach()), maps)
+        return (z, h.split(sizes, 1)), (upcast(self.own_logits(out).detach()), maps)
 
     def distill_terms(self, s, t, y, idx):
         expect('heads' in self.__dict__, 'loss_func', 'CAMKDLoss without classifiers', 'it to be used through ekd_learner')

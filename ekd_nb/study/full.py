@@ -6,8 +6,9 @@ Docs: https://ekd-nb.github.io/ekd_nb/study/full.html.md"""
 
 # %% auto #0
 __all__ = ['DATA', 'SEEDS', 'CHOICE_SEED', 'FIRST', 'REST', 'RIVALS', 'METHOD_ORDER', 'LONG_METHODS', 'LIMITED_METHODS', 'LONG',
-           'LIMITED', 'PARTS', 'CHOSEN', 'RULE', 'candidate_jobs', 'winner', 'test_jobs', 'long_jobs', 'limited_jobs',
-           'plan_jobs', 'plan', 'main']
+           'LIMITED', 'MORE_SEEDS', 'FORMS', 'OTHER_FORMS', 'FORMS_OF', 'PARTS', 'CHOSEN', 'RULE', 'WHY_MORE',
+           'candidate_jobs', 'winner', 'test_jobs', 'long_jobs', 'limited_jobs', 'form_name', 'form_jobs', 'plan_jobs',
+           'plan', 'more_plan', 'main']
 
 # %% ../../nbs/study/06_full.ipynb #9b900de9
 import json
@@ -102,8 +103,34 @@ def limited_jobs(
     p = protocol(data, 'full', same_steps=True, n_views=40)
     return [make_job(p, m, s, .1, 'same', variant=LIMITED) for s in seeds for m in LIMITED_METHODS]
 
+# %% ../../nbs/study/06_full.ipynb #604a06fd
+MORE_SEEDS = (13, 14, 15)   # after those of the plan
+FORMS = (dict(), dict(gamma=0.), dict(gamma=3.), dict(gamma=30.), dict(hint_error='cosine'), dict(hint_schedule=None),
+         dict(lam=0.), dict(lam=1.), dict(tau=2.), dict(alpha=.1, beta=.9), dict(ensemble=0.), dict(split='stem'),
+         dict(split='layer2'), dict(branches=('resnet8', 'resnet14', 'resnet8')), dict(epochs=60))
+OTHER_FORMS = (dict(), dict(tau=2.), dict(alpha=.1, beta=.9), dict(epochs=60))
+FORMS_OF = dict(ekd=FORMS, ekd_light=OTHER_FORMS, kd_wide_hint=OTHER_FORMS, kd_wide=OTHER_FORMS)
+
+def form_name(
+    changes:dict, # of the protocol
+)->str: # the variant of a record
+    "What a form is called: its changes, or `default`"
+    def text(v):
+        if isinstance(v, tuple): return ','.join(v)
+        return f'{v:g}' if isinstance(v, float) else str(v)
+    return ','.join(f'{k}={text(v)}' for k,v in changes.items()) or 'default'
+
+def form_jobs(
+    data:str, # `cifar10` or `cifar100`
+)->list: # of `Job`s
+    "Other forms of EKD and of what it is measured against, on held-out images"
+    def job(m, changes):
+        p = protocol(data, 'full', **changes)
+        return make_job(p, m, CHOICE_SEED, 1., 'full', 'valid', form_name(changes))
+    return [job(m, c) for m,forms in FORMS_OF.items() for c in forms]
+
 # %% ../../nbs/study/06_full.ipynb #1cc048b3
-PARTS = ('first', 'choices', 'rest', 'long', 'limited')   # in order of what they settle
+PARTS = ('first', 'choices', 'rest', 'long', 'forms', 'more', 'limited')   # in order of what they settle
 
 def plan_jobs(
     part:str, # one of `PARTS`
@@ -116,8 +143,10 @@ def plan_jobs(
     if part=='choices': return candidate_jobs(data)
     if part=='long': return long_jobs(data) if data=='cifar10' else []
     if part=='limited': return limited_jobs(data)
+    if part=='forms': return form_jobs(data)
     if part=='first': return test_jobs(data, FIRST)
     if choices is None: choices = load_records(results_dir(folder)/'choices', data=data, preset='full')
+    if part=='more': return test_jobs(data, METHOD_ORDER[:-1], choices, MORE_SEEDS)
     return test_jobs(data, METHOD_ORDER[len(FIRST):], choices)
 
 # %% ../../nbs/study/06_full.ipynb #f543e7bc
@@ -148,11 +177,25 @@ def plan()->dict:
                 long=rows(long_jobs()), limited={d: rows(limited_jobs(d)) for d in DATA})
     return add_digest(json.loads(json.dumps(body)))
 
+# %% ../../nbs/study/06_full.ipynb #a2d00e25
+WHY_MORE = ('three seeds give wide intervals, and a GPU makes more affordable: '
+            'more seeds of every method but the teachers, compared by the same rule; forms of EKD and of three others, one run each with seed 9 on the held-out '
+            'images, to see what could be better: they choose nothing and change no test run')
+
+def more_plan()->dict:
+    "More seeds and other forms, sealed"
+    first = json.loads((results_dir()/'plans'/'full.json').read_text())
+    forms = {m: [form_name(c) for c in cs] for m,cs in FORMS_OF.items()}
+    body = dict(plan='full-2', adds_to=first['digest'], why=WHY_MORE, data=DATA, seeds=MORE_SEEDS,
+                methods=METHOD_ORDER[:-1], forms=forms, forms_seed=CHOICE_SEED,
+                order='after long: forms, then more seeds')
+    return add_digest(json.loads(json.dumps(body)))
+
 # %% ../../nbs/study/06_full.ipynb #c110824f
 @call_parse
 def main(
-    plan_file:str=None, # write the plan into this file and run nothing
-    part:str='first', # first, choices, rest, long or limited
+    plan_file:str=None, # write the plan (with `--part more` the second one) into this file and run nothing
+    part:str='first', # first, choices, rest, long, forms, more or limited
     data:str='cifar100', # or cifar10
     out:Path='results', # folder of the records
     work:Path='.work', # folder of teachers, caches and checkpoints
@@ -161,7 +204,7 @@ def main(
     show:bool=False, # print the names and run nothing
 ):
     "Run a part of the plan: what has no record yet"
-    if plan_file: return print(write_json(plan_file, plan()))
+    if plan_file: return print(write_json(plan_file, more_plan() if part=='more' else plan()))
     wanted = plan_jobs(part, data, out)
     if show: return print('\n'.join(j.name for j in wanted))
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
