@@ -124,7 +124,7 @@ def _by_width(calls, start, end, widths):
         first,last = t.shape[1] in widths,t.shape[3] in widths
         if first and last:
             raise EKDError(f'teachers: the feature map {list(t.shape)} has its channels first or last, which cannot be told; '
-                           'expected another image size, or gamma=0')
+                           'expected another image size, or a loss without features')
         if first or last: return FeatureSpot(calls[i].name, side, 'BCHW' if first else 'BHWC')
 
 # %% ../nbs/04_features.ipynb #1ea63d01

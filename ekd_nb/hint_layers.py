@@ -6,7 +6,7 @@ Docs: https://ekd-nb.github.io/ekd_nb/hint_layers.html.md"""
 
 # %% auto #0
 __all__ = ['split_hints', 'check_hints', 'student_layer', 'LayerProjections', 'FeatureMapHook', 'map_hooks', 'noted_maps',
-           'HintLayers', 'hint_layer_cbs']
+           'layer_projections', 'HintLayers', 'hint_layer_cbs']
 
 # %% ../nbs/11_hint_layers.ipynb #11f10004
 from contextlib import contextmanager
@@ -134,6 +134,14 @@ def noted_maps(
     finally:
         for h in hooks: h.remove()
 
+# %% ../nbs/11_hint_layers.ipynb #9603c08e
+def layer_projections(
+    student:BranchedStudent,
+)->list: # one for each branch, or empty
+    "The projections of a student whose hints come from named layers"
+    ps = list(student.projections or ())
+    return ps if ps and isinstance(ps[0], LayerProjections) else []
+
 # %% ../nbs/11_hint_layers.ipynb #11f1000f
 class HintLayers(Callback):
     "While a fit runs, note the feature maps of the student's layers that hints are taken from"
@@ -141,14 +149,14 @@ class HintLayers(Callback):
     def before_fit(self):
         self._remove()
         student = unwrap_model(self.learn.model)
-        ps = list(student.projections)
-        self.hooks = map_hooks(student, ps, ps[0].layers)
+        ps = layer_projections(student)   # none, if another Learner has given the student others
+        if ps: self.hooks = map_hooks(student, ps, ps[0].layers)
 
     def after_fit(self): self._remove()
     def _remove(self):
         for h in self.hooks: h.remove()
         self.hooks = ()
-        for p in unwrap_model(self.learn.model).projections: p.maps.clear()
+        for p in layer_projections(unwrap_model(self.learn.model)): p.maps.clear()
 
     def __getstate__(self): return {k: v for k,v in vars(self).items() if k!='hooks'}
 
@@ -156,5 +164,4 @@ def hint_layer_cbs(
     student:BranchedStudent,
 )->list: # of callbacks
     "What a fit needs if hints are taken from named layers"
-    ps = student.projections
-    return [HintLayers()] if ps is not None and len(ps) and isinstance(ps[0], LayerProjections) else []
+    return [HintLayers()] if layer_projections(student) else []

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .arrays import DATASETS
 from .core import EKDError
 from .data import ViewLoader
+from .loaders import watched
 from .models import first_channels
 from .teacher_files import class_names, data_stats, manifest_stats, names_fault, stats_fault
 from .teachers import TeacherAdapter, TeacherEnsemble, map_logits, run_network
@@ -106,7 +107,7 @@ def labelled_images(
     "Some images with their labels"
     found,total = [],0
     with no_random():
-        for b in _loader(dls) or ():
+        for b in watched(_loader(dls) or (), 'dls: a batch of labelled images'):
             if not isinstance(b, (list, tuple)) or len(b)!=2 or not all(isinstance(o, Tensor) for o in b): break
             x,y = (o.as_subclass(Tensor)[:n-total] for o in b)
             if y.ndim!=1 or y.is_floating_point(): break

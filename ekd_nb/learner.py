@@ -9,12 +9,12 @@ __all__ = ['check_arguments', 'teacher_learner', 'add_default_cbs', 'make_studen
            'ekd_callbacks', 'ekd_columns', 'student_splitter', 'ekd_learner']
 
 # %% ../nbs/12_learner.ipynb #09ada9cb
-import copy, difflib, inspect
+import copy, difflib, inspect, warnings
 
 import torch
 from torch import nn
 import torch.nn.functional as F
-from fastcore.basics import listify, patch
+from fastcore.basics import defaults, listify, patch
 from fastcore.meta import delegates
 from fastai.learner import Learner
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
@@ -22,23 +22,22 @@ from fastai.metrics import accuracy, accuracy_multi
 from fastai.callback.progress import ProgressCallback
 import fastai.callback.schedule
 from fastai.data.core import DataLoaders
-from fastai.data.transforms import get_c
 from fastai.torch_core import get_model as unwrap_model
 
 from .core import EKDError, eval_mode, expect
 from .callbacks import (BranchAccuracy, BranchLogitsHook, DistillCallback, LossTermRecorder, ScheduleLoss,
-                              StopOnNonFinite, TrainingMetrics, ValidationRecord, WarnDeadBranch, WarnHintsDominate,
-                              loss_columns)
+                              TrainingMetrics, ValidationRecord, loss_columns)
 from .loaders import exportable
 from .distributed import DistributedSync
-from .hint_layers import LayerProjections, hint_layer_cbs, noted_maps
+from .hint_layers import HintLayers, LayerProjections, hint_layer_cbs, layer_projections, noted_maps
 from .losses import as_distill_loss
 from .networks import adapt_channels, replace_classifier
-from .preflight import (Preflight, check_classes, check_match, check_network, check_single_images, dry_run,
-                              first_batch, preflight, probe_student)
+from .preflight import (Preflight, check_classes, check_match, check_network, check_single_images, data_classes,
+                              dry_run, first_batch, preflight, probe_student)
 import ekd_nb.student_picture   # adds `draw` to students
 from .student import BranchedStudent, branch_indices, branched_student, create_network
 from .targets import resolve_assignment
+from .watch import ReadErrors, StopOnNonFinite, WarnDeadBranch, WarnHintsDominate
 
 # %% ../nbs/12_learner.ipynb #7beb2e3d
 def check_arguments(
@@ -66,12 +65,12 @@ def teacher_learner(
     "A Learner that trains one plain network on labels"
     check_arguments(teacher_learner, kwargs)
     x,y = first_batch(dls, None)
-    n_out = check_classes(n_out or get_c(dls), y)
+    n_out = check_classes(n_out or data_classes(dls), y)
     if y.ndim==2: loss_func,metrics = loss_func or BCEWithLogitsLossFlat(),_multi_label(metrics)
     model = create_network(arch, n_out, x.shape[1], x.shape[-1], pretrained)
     if not isinstance(arch, nn.Module): _fit_data(model, x, n_out)
     check_network(model, x, n_out)
-    cbs = add_default_cbs(cbs, StopOnNonFinite(), ValidationRecord(), DistributedSync())
+    cbs = add_default_cbs(cbs, ReadErrors(), StopOnNonFinite(), ValidationRecord(), DistributedSync())
     loss_func = loss_func or CrossEntropyLossFlat()
     return Learner(exportable(dls), model, loss_func=loss_func, metrics=metrics, cbs=cbs, **kwargs)
 
@@ -178,7 +177,6 @@ def add_projections(
 def _projections_fit(projections, features, n):
     "Do a student's own projections give `n` channels?"
     if projections is None or len(projections)!=len(features): return False
-    if isinstance(projections[0], LayerProjections): return False   # made for named layers
     try:
         with torch.no_grad(), eval_mode(projections): return all(p(f).shape[1]==n for p,f in zip(projections, features))
     except RuntimeError: return False
@@ -197,6 +195,7 @@ def connect(
     if trunk_grad is None and student.trunk_grad is None and loss.branch_reduction=='mean': trunk_grad = 1.
     if trunk_grad is not None: student.trunk_grad = trunk_grad
     layers = found.layers if loss.needs_features else None
+    if layer_projections(student): student.projections = None   # of an earlier Learner, which noted these layers
     with noted_maps(student, layers or []) as noted: pred = probe_student(student, found.x)
     check_single_images(student, dls.train, pred.features)
     maps = [[f if n is None else seen[n] for n in layers or []] for seen,f in zip(noted, pred.features)]
@@ -216,7 +215,8 @@ def ekd_callbacks(
     "The caller's callbacks and those that every distillation has"
     cbs = listify(cbs)
     ours = [LossTermRecorder(), BranchLogitsHook(), ScheduleLoss(), DistributedSync()]
-    ours += [TrainingMetrics(), ValidationRecord(), StopOnNonFinite(), WarnDeadBranch(), WarnHintsDominate()]
+    ours += [TrainingMetrics(), ValidationRecord(), ReadErrors(), StopOnNonFinite()]
+    ours += [WarnDeadBranch(), WarnHintsDominate()]
     if found.teachers is None: return add_default_cbs(cbs, *ours)
     if any(isinstance(c, DistillCallback) for c in cbs):
         raise EKDError('cbs: got a DistillCallback, ekd_learner makes one for the teachers; expected one of the two')
@@ -271,6 +271,28 @@ def ekd_learner(
     metrics = listify(_multi_label(metrics) if loss.multi_label else metrics) + ekd_columns(student, loss, cbs)
     return Learner(exportable(dls), student, loss_func=loss, metrics=metrics, cbs=cbs, splitter=splitter, **kwargs)
 
+# %% ../nbs/12_learner.ipynb #37998b80
+_CARRIED = 'MixHandler UnlabeledImages GradientClip GradientAccumulation MixedPrecision'.split()
+
+def _detached(cb):
+    "A copy of a callback without its Learner"
+    learn,cb.learn = cb.learn,None
+    try: return copy.deepcopy(cb)
+    finally: cb.learn = learn
+
+def _carried(learn, ours):
+    "Copies of the caller's callbacks that change a batch or a step; a warning names the others"
+    known = {type(c) for c in ours} | {HintLayers} | set(map(_class_of, defaults.callbacks)) | {ProgressCallback}
+    own = [c for c in learn.cbs if type(c) not in known]
+    left = ', '.join(type(c).__name__ for c in own if not _is_carried(c))
+    if left: warnings.warn(f'keep: the new Learner has no {left}; add them to it with add_cb')
+    return [_detached(c) for c in own if _is_carried(c)]
+
+def _class_of(cb): return cb if isinstance(cb, type) else type(cb)
+def _is_carried(cb):
+    known = [t for t in type(cb).__mro__ if t.__module__.split('.')[0] in ('fastai', 'ekd_nb')]
+    return any(t.__name__ in _CARRIED for t in known)
+
 # %% ../nbs/12_learner.ipynb #bafcd242
 @patch
 def keep(self:Learner,
@@ -290,6 +312,7 @@ def keep(self:Learner,
     cbs = ekd_callbacks(None, found, distill.memo if distill else False) + hint_layer_cbs(kept)
     ours = {m.name for m in ekd_columns(student, loss, cbs)}
     metrics = [m for m in self.metrics if m.name not in ours] + ekd_columns(kept, loss, cbs)
+    cbs += _carried(self, cbs)
     settings = 'lr opt_func splitter path model_dir wd wd_bn_bias train_bn moms'.split()
     same = {k: getattr(self, k) for k in settings}
     return Learner(self.dls, kept, loss_func=loss, metrics=metrics, cbs=cbs, **same)

@@ -37,6 +37,7 @@ class DistillLoss(nn.Module):
     make_projections = use_teachers = None
     projection = 'linear'     # form of the usual projections: `linear` or `mlp`
     optional_hints = False    # go on without hints where teachers have no features?
+    without_features = 'choose a loss without features'   # advice where teachers have none
     hint_error = 'mse'        # form of the hints
     term_names = []           # names of the terms, in order
     multi_label = partial_teachers = takes_unlabeled = has_unlabeled = False
@@ -305,6 +306,7 @@ def soft_terms(self:EKDLoss,
                              getattr(pred.teacher, 'known', ()), self.teacher_weights=='confidence')
 
 EKDLoss.partial_teachers = EKDLoss.takes_unlabeled = True
+EKDLoss.without_features = 'set gamma=0'
 
 # %% ../nbs/07_losses.ipynb #dcf16219
 @patch

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor, nn
 
-from .core import EKDError, eval_mode, expect
+from .core import EKDError, errors_of, eval_mode, expect
 from .models import MODELS, get_model
 
 # %% ../nbs/03_networks.ipynb #873a5629
@@ -64,10 +64,11 @@ def _from_callable(f, n_out, in_channels, pretrained):
     try: inspect.signature(f).bind(**kw)
     except TypeError as e:
         raise EKDError(f'arch: {called} needs other arguments than {list(kw)} ({e}), expected a function that builds a network') from None
-    model = f(**kw)
+    with errors_of('arch', f): model = f(**kw)
     expect(isinstance(model, nn.Module), 'arch', type(model).__name__, f'{called} to return a network')
     return model
 
+# %% ../nbs/03_networks.ipynb #d6df4591
 def create_network(
     arch, # a name of this package, timm or torchvision; a callable that builds a network; or an `nn.Module`
     n_out:int=10, # classes
@@ -78,7 +79,8 @@ def create_network(
     "One network of `arch`; a module is copied"
     if isinstance(arch, type) and not issubclass(arch, nn.Module):
         raise EKDError(f'arch: expected a network, got the class {arch.__name__}')
-    if isinstance(arch, str): return _from_name(arch, n_out, in_channels, size, pretrained)
+    if isinstance(arch, str):
+        with errors_of('arch', arch): return _from_name(arch, n_out, in_channels, size, pretrained)
     if isinstance(arch, nn.Module): return copy.deepcopy(arch)
     if not callable(arch): raise EKDError(f'arch: expected a name, a callable or an nn.Module, got {type(arch).__name__}')
     return _from_callable(arch, n_out, in_channels, pretrained)

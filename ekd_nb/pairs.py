@@ -12,7 +12,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .core import EKDError, expect, upcast
+from .core import EKDError, errors_of, eval_mode, expect, upcast
 from .losses import EKDLoss
 from .numbers import LossNumber
 from .targets import resolve_assignment
@@ -21,6 +21,7 @@ from .targets import resolve_assignment
 class PairLoss(EKDLoss):
     "`EKDLoss` with a loss of your own between each branch and its teacher in place of the hints"
     pair_weight = LossNumber()   # w, weight of the pairs
+    without_features = "set on='logits'"
     def __init__(self,
         pair, # function (of a branch, of its teacher) -> a number, or one for each image [B]; no gradient reaches the teacher
         pair_weight=1., # w, a number or a schedule
@@ -46,9 +47,12 @@ class PairLoss(EKDLoss):
     def needs_teacher(self): return True
     @property
     def term_names(self): return [*super().term_names, 'pair']
-    def extra_repr(self):
-        name = getattr(self.pair, '__name__', type(self.pair).__name__)
-        return f'{super().extra_repr()}, {self.number_text("pair_weight")} times {name} of {self.on}'
+
+# %% ../nbs/07_pairs.ipynb #2de0cbfa
+@patch
+def extra_repr(self:PairLoss):
+    name = getattr(self.pair, '__name__', type(self.pair).__name__)
+    return f'{EKDLoss.extra_repr(self)}, {self.number_text("pair_weight")} times {name} of {self.on}'
 
 # %% ../nbs/07_pairs.ipynb #07d1000a
 @patch
@@ -60,19 +64,33 @@ def make_projections(self:PairLoss,
     "Average to the teachers' grid, then `project`"
     def project(n, n_teacher):
         if self.project is None: return nn.Identity()
-        return nn.Conv2d(n, n_teacher, 1) if self.project=='conv' else self.project(n, n_teacher)
+        if self.project=='conv': return nn.Conv2d(n, n_teacher, 1)
+        with errors_of('project', self.project, f' for {n} and {n_teacher} channels'): return self.project(n, n_teacher)
     assign,grid = resolve_assignment(len(widths), len(features), self.assign),features[0].shape[-1]
     if None in assign:
         raise EKDError(f'assign: branch {assign.index(None)} learns from the average of the teachers, which has no features; '
                        "expected a teacher for each branch, or on='logits'")
     parts = [project(n, features[i].shape[1]) for n,i in zip(widths, assign)]
-    for p in parts: expect(isinstance(p, nn.Module), 'project', type(p).__name__, 'a function that makes a module')
+    for p,n in zip(parts, widths):
+        expect(isinstance(p, nn.Module), 'project', type(p).__name__, 'a function that makes a module')
+        _try_module(p, torch.zeros(8, n, grid, grid), self.project)
     return nn.ModuleList([nn.Sequential(nn.AdaptiveAvgPool2d(grid), p) for p in parts])
+
+# %% ../nbs/07_pairs.ipynb #352531e5
+def _try_module(module, f, project):
+    "Refuse a module that cannot process a branch's features"
+    try:
+        with torch.no_grad(), eval_mode(module): module(f)
+    except Exception as e:   # of any kind: the module is the caller's
+        raise EKDError(f'project: a module of {getattr(project, "__name__", project)} cannot process features {list(f.shape)} '
+                       f'({str(e).splitlines()[0]})') from None
 
 # %% ../nbs/07_pairs.ipynb #07d1000b
 def _value(pair, s, t):
     "The loss of a branch for each image [B]; a loss that compares images with each other has one number for all"
-    with torch.autocast(s.device.type, enabled=False): v = pair(upcast(s), upcast(t.detach()))
+    shapes = f' for {list(s.shape)} and {list(t.shape)}'
+    with torch.autocast(s.device.type, enabled=False), errors_of('pair', pair, shapes):
+        v = pair(upcast(s), upcast(t.detach()))
     ok = isinstance(v, Tensor) and v.shape in ((), s.shape[:1])
     got = tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__
     expect(ok, 'pair', got, f'a number or one for each of the {len(s)} images')

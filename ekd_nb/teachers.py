@@ -251,10 +251,11 @@ def probe(self:TeacherEnsemble,
     x:Tensor, # one batch, normalised as in training, [B,channels,H,W]
     n_out:int=None, # classes of the data; `None`: as many as the first teacher has
     features:bool=False, # does the loss need features?
+    instead:str='set gamma=0', # advice where there are none
 )->TeacherOutput:
     "The teachers' outputs for `x`, or an error that names the teacher that does not fit"
     if features and not self.feature_grid:
-        raise EKDError('teachers: feature_grid=0 gives no features, the loss wants them; set gamma=0 or feature_grid=4')
+        raise EKDError(f'teachers: feature_grid=0 gives no features, the loss wants them; {instead} or feature_grid=4')
     zs,fs = [],[]
     for i,(name,cm) in enumerate(zip(self.names, self.class_maps)):
         entry = f'teachers: entry {i} ({name})'
@@ -265,7 +266,7 @@ def probe(self:TeacherEnsemble,
         top = z.abs().max().item()
         if top>MAX_LOGIT:
             warnings.warn(f'{entry} gives logits of up to {top:.1e}; are its weights and normalisation right?')
-        if features and f is None: raise EKDError(f'{entry} has no feature layer to learn from; set gamma=0')
+        if features and f is None: raise EKDError(f'{entry} has no feature layer to learn from; {instead}')
         zs.append(map_logits(z, cm))
         fs.append(f)
     return TeacherOutput(torch.stack(zs), tuple(fs) if self.feature_grid else (), known=known_classes(self))

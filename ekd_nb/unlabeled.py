@@ -44,7 +44,6 @@ class UnlabeledImages(Callback):
         self.loader,self.stream,self.distill_loss = None,None,None
         self.in_cache = False   # can the cache of teacher outputs serve these images?
 
-    def __deepcopy__(self, memo): return type(self)(self.images, self.share)
     def __getstate__(self): return vars(self) | dict(images=None, loader=None, stream=None, distill_loss=None)
 
     def before_fit(self):
@@ -61,6 +60,13 @@ class UnlabeledImages(Callback):
     def after_fit(self):
         if self.distill_loss is not None: self.distill_loss.has_unlabeled = False
         self.stream = None
+
+# %% ../nbs/08_unlabeled.ipynb #d94e0168
+@patch
+def __deepcopy__(self:UnlabeledImages, memo):
+    new = memo[id(self)] = type(self)(self.images, self.share)
+    new.learn = memo.get(id(self.learn))   # the copy of the Learner, if it is copied as a whole
+    return new
 
 # %% ../nbs/08_unlabeled.ipynb #08b10009
 def _training_loader(images, dls):

@@ -221,6 +221,9 @@ S = 'student'
 wrong(S, "arch='resnet9'", 'resnet9')(lambda: ekd('resnet9', **good()))
 wrong(S, "arch=3", 'arch: expected a name, a callable or an nn.Module, got int')(lambda: ekd(3, **good()))
 wrong(S, "arch=dict (a class)", 'the class dict')(lambda: ekd(dict, **good()))
+def unfinished(): raise ZeroDivisionError('division by zero')
+wrong(S, "arch=<a function that raises an error>", 'arch: unfinished raises ZeroDivisionError (division by zero)')(
+    lambda: ekd(unfinished, **good()))
 wrong(S, "split='layer7'", "no stage 'layer7'")(lambda: ekd(**good(split='layer7')))
 wrong(S, "split=9", 'split: got 9')(lambda: ekd(**good(split=9)))
 wrong(S, "fusion='vote'", "fusion: got 'vote'")(lambda: ekd(**good(fusion='vote')))
@@ -275,6 +278,20 @@ wrong(L, "hints=[('layer9', None), None]", "neither the trunk nor branch 0 has a
 wrong(L, "hints=['layer2'] for two teachers", 'hints: got 1 entries')(lambda: ekd(**good(hints=['layer2'])))
 wrong(L, "hints='layer2'", "hints: got 'layer2'")(lambda: ekd(**good(hints='layer2')))
 
+def pairs(f=nn.functional.mse_loss, **kw):
+    from ekd_nb.pairs import PairLoss
+    return PairLoss(f, **kw)
+def of_one(n): return nn.Conv2d(n, n, 1)
+def too_wide(n, m): return nn.Conv2d(n+1, m, 1)
+wrong(L, "PairLoss(project=<a function of one number>)", 'project: of_one raises TypeError for 16 and 24 channels')(
+    lambda: ekd(**good(loss_func=pairs(project=of_one))))
+wrong(L, "PairLoss(project=<wrong channels>)", 'project: a module of too_wide cannot process features')(
+    lambda: ekd(**good(loss_func=pairs(project=too_wide))))
+wrong(L, "PairLoss(mse_loss, project=None), other channels", 'pair: mse_loss raises RuntimeError for [8, 16, 4, 4]')(
+    lambda: ekd(**good(loss_func=pairs(project=None))))
+wrong(L, "PairLoss, a teacher without a feature layer", "no feature layer to learn from; set on='logits'")(
+    lambda: ekd(teachers=[nn.Sequential(nn.Conv2d(1, 10, 8), nn.Flatten())], loss_func=pairs()))
+
 # ---- data
 D = 'data'
 def loaders(x, y):
@@ -305,6 +322,20 @@ wrong(D, "plain loaders, no teachers, no n_out", 'n_out: the data does not say')
     lambda: ekd(d=loaders(X, Y), loss_func=loss(1, 0, 0)))
 wrong(D, "a picture that cannot be read", 'dls: the first batch cannot be made (cannot identify image file 3.png)')(
     lambda: ekd(d=unreadable(), **good()))
+def stream():
+    "Loaders that do not know their length"
+    from torch.utils.data import DataLoader, IterableDataset
+    from fastai.data.core import DataLoaders
+    class Stream(IterableDataset):
+        def __iter__(self): return iter(zip(X, Y))
+    return DataLoaders(DataLoader(Stream(), 8), DataLoader(Stream(), 8))
+def named(vocab):
+    d = loaders(X, Y)
+    d.vocab = vocab
+    return d
+wrong(D, "a loader without a length", 'dls: the training loader does not say how many batches it has')(
+    lambda: ekd(d=stream(), **good()))
+wrong(D, "dls.vocab = 3", 'vocab=3, expected the number of classes and their names')(lambda: ekd(d=named(3), **good()))
 wrong(D, "n_out=1", 'n_out: got 1')(lambda: ekd(n_out=1, loss_func=loss(1, 0, 0)))
 wrong(D, "last batch of one image, features 1×1", 'too few for BatchNorm')(
     lambda: ekd(Net(), d=loaders(torch.randn(17, 1, 4, 4), Y[:17]), **good(teachers=[Net()], split=1)))

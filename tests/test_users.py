@@ -1,0 +1,267 @@
+"What users met with data, functions and callbacks of their own: the right value, or one sentence that says whose fault it is"
+import copy, sys, warnings
+from pathlib import Path
+
+import pytest, torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
+from compat import SMALL, Net, dls, learner, teachers, torch_loaders
+from fastai.data.core import DataLoaders
+from ekd_nb.core import EKDError
+from ekd_nb.learner import ekd_learner, teacher_learner
+from ekd_nb.losses import EKDLoss
+from ekd_nb.models import get_model
+from ekd_nb.pairs import PairLoss
+from ekd_nb.teachers import TeacherEnsemble
+
+warnings.filterwarnings('ignore')
+LABELS = EKDLoss(1., 0., 0.)
+
+
+def fit(l, n=1, lr=1e-2):
+    with l.no_bar(), l.no_logging(): l.fit(n, lr)
+    return l
+
+def refused(f, says):
+    "Refused with this sentence, and nothing more"
+    with pytest.raises(EKDError) as e: f()
+    assert str(e.value) == says
+
+
+# ---- a student of an earlier Learner
+
+def named_hints(pair=True):
+    ts = [get_model('resnet8-w6', 10, 1) for _ in range(2)]
+    return fit(learner(ts=ts, hints=[('layer2', 'layer2') if pair else 'layer2', None]))
+
+@pytest.mark.parametrize('pair', [True, False])
+@pytest.mark.parametrize('loss', [dict(gamma=0.), dict(alpha=1., beta=0., gamma=0.), dict()])
+def test_a_student_with_hints_of_named_layers_is_trained_again(pair, loss):
+    "The projections of the layers go where nothing reads them; what the student computes stays"
+    l = named_hints(pair)
+    x = l.dls.valid.one_batch()[0]
+    before = l.model.eval()(x)
+    again = ekd_learner(l.dls, l.model, teachers(), judge=False, loss_func=EKDLoss(**loss))
+    assert torch.equal(again.model.eval()(x), before)
+    fit(again)
+    assert len(again.recorder.values) == 1
+    assert (again.model.projections is None) == (pair and 'gamma' in loss)
+
+def test_the_first_learner_says_that_its_projections_are_gone():
+    l = named_hints()
+    ekd_learner(l.dls, l.model, teachers(), judge=False, loss_func=EKDLoss(gamma=0.))
+    with pytest.raises(EKDError, match='gamma: hints need projections that this student does not have'): fit(l)
+
+
+# ---- teachers without features
+
+FLAT = nn.Sequential(nn.Conv2d(1, 10, 8), nn.Flatten())
+
+@pytest.mark.parametrize('loss, advice', [(PairLoss(F.mse_loss), "set on='logits'"), (EKDLoss(gamma=1.), 'set gamma=0')])
+def test_the_advice_is_one_that_the_loss_takes(loss, advice):
+    refused(lambda: learner(ts=[FLAT], loss_func=loss),
+            f'teachers: entry 0 (Sequential) has no feature layer to learn from; {advice}')
+    refused(lambda: learner(ts=TeacherEnsemble(teachers(), feature_grid=0), loss_func=loss),
+            f'teachers: feature_grid=0 gives no features, the loss wants them; {advice} or feature_grid=4')
+    fit(learner(ts=[FLAT], loss_func=PairLoss(F.mse_loss, on='logits')))
+    fit(learner(ts=[FLAT], loss_func=EKDLoss(gamma=0.)))
+
+
+# ---- functions of the caller
+
+def fails(*args, **kwargs): raise KeyError('mine')
+def of_one(n): return nn.Conv2d(n, n, 1)
+def too_wide(n, m): return nn.Conv2d(n+1, m, 1)
+
+@pytest.mark.parametrize('kw, says', [
+    (dict(project=fails), "project: fails raises KeyError for 16 and 24 channels ('mine'), expected no error"),
+    (dict(project=of_one), 'project: of_one raises TypeError for 16 and 24 channels (of_one() takes 1 positional argument '
+     'but 2 were given), expected no error'),
+    (dict(pair=fails), "pair: fails raises KeyError for [8, 24, 4, 4] and [8, 24, 4, 4] ('mine'), expected no error")])
+def test_a_function_of_a_pair_loss_is_named(kw, says):
+    refused(lambda: learner(loss_func=PairLoss(**dict(pair=F.mse_loss) | kw)), says)
+
+def test_a_projection_that_does_not_fit_is_named():
+    with pytest.raises(EKDError, match=r'project: a module of too_wide cannot process features \[8, 16, 4, 4\] \(Given groups'):
+        learner(loss_func=PairLoss(F.mse_loss, project=too_wide))
+
+@pytest.mark.parametrize('make', [teacher_learner, lambda d, arch: ekd_learner(d, arch, teachers(), judge=False)])
+def test_a_builder_that_raises_is_named(make):
+    def builder(): raise ZeroDivisionError('division by zero')
+    refused(lambda: make(dls(), builder), 'arch: builder raises ZeroDivisionError (division by zero), expected no error')
+    class Broken(Net):
+        def __init__(self): raise RuntimeError
+    refused(lambda: make(dls(), Broken), 'arch: Broken raises RuntimeError (no reason given), expected no error')
+
+
+# ---- data
+
+class Stream(IterableDataset):
+    def __iter__(self): return iter([(torch.randn(1, 8, 8), i%10) for i in range(32)])
+
+@pytest.mark.parametrize('make', [lambda d: teacher_learner(d, SMALL, n_out=10), lambda d: learner(d, n_out=10)])
+def test_loaders_without_a_length(make):
+    stream, plain = DataLoader(Stream(), 8), torch_loaders(64)
+    says = 'dls: the {} loader does not say how many batches it has, expected a length'
+    refused(lambda: make(DataLoaders(stream, stream)), says.format('training'))
+    refused(lambda: make(DataLoaders(plain.train, stream)), says.format('validation'))
+
+@pytest.mark.parametrize('make', [lambda d: teacher_learner(d, SMALL), lambda d: ekd_learner(d, SMALL, teachers(), judge=False)])
+def test_classes_that_are_no_classes(make):
+    d = torch_loaders(64)
+    d.vocab = 3
+    refused(lambda: make(d), 'dls: got c=None and vocab=3, expected the number of classes and their names')
+    d.c = 'ten'
+    refused(lambda: make(d), "n_out: got 'ten', expected a number of classes of at least 2")
+
+def test_numbers_of_numpy_and_pytorch_are_numbers():
+    import numpy as np
+    d = torch_loaders(64)
+    d.c = np.int64(10)
+    fit(ekd_learner(d, SMALL, teachers(), judge=False))
+
+
+# ---- a copy of a Learner
+
+def test_a_copied_learner_trains_as_the_first():
+    from fastai.callback.mixup import MixUp
+    from fastai.torch_core import set_seed
+    from ekd_nb.unlabeled import UnlabeledImages
+    for kw in (dict(), dict(memo=True), dict(cbs=[MixUp(), UnlabeledImages(dls())])):
+        d = dls()
+        a = learner(d, **kw)
+        b = copy.deepcopy(a)
+        assert b.distill.teachers is a.distill.teachers and b.distill.learn is b and b.model is not a.model
+        for l in (a, b):
+            set_seed(0)
+            fit(l)
+        assert all(torch.equal(p, q) for p, q in zip(a.model.parameters(), b.model.parameters()))
+
+def test_an_exported_learner_still_has_no_teachers(tmp_path):
+    from fastai.learner import load_learner
+    l = learner(path=tmp_path)
+    l.export('l.pkl')
+    with pytest.raises(EKDError, match='was exported without its teachers'): fit(load_learner(tmp_path/'l.pkl'))
+
+def test_keep_takes_callbacks_along_and_names_the_others(tmp_path):
+    from fastai.callback.mixup import MixUp
+    from fastai.callback.tracker import EarlyStoppingCallback
+    from fastai.callback.training import GradientClip
+    from ekd_nb.checkpoint import Checkpoint
+    from ekd_nb.speed import BF16Callback
+    from ekd_nb.unlabeled import UnlabeledImages
+    cbs = [MixUp(.3), UnlabeledImages(dls()), GradientClip(.7), BF16Callback()]
+    l = fit(learner(cbs=cbs))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        k = l.keep(1)
+    assert k.gradient_clip.max_norm == .7 and k.gradient_clip is not cbs[2] and cbs[2].learn is l
+    assert float(k.mix_up.distrib.concentration1) == pytest.approx(.3)
+    fit(k)
+    assert k.unlabeled_images.learn is k and l.unlabeled_images.learn is l
+    fit(l)
+    l = learner(cbs=[Checkpoint(tmp_path/'run'), EarlyStoppingCallback(), MixUp()])
+    with pytest.warns(UserWarning) as w: k = l.keep(1)
+    assert [str(o.message) for o in w] == ['keep: the new Learner has no Checkpoint, EarlyStoppingCallback; add them to it with add_cb']
+    fit(k)
+
+
+# ---- the model card
+
+def test_the_card_has_every_metric_of_the_validation(tmp_path):
+    "Also of images with several labels; not the terms of the training loss, and nothing that is no number"
+    from fastai.metrics import accuracy, error_rate
+    from fastai.learner import AvgMetric
+    from ekd_nb.deploy import save_student
+    from ekd_nb.teachers import read_manifest
+    def both(p, y): return torch.stack([p.mean(), p.std()])
+    class Pair(AvgMetric):
+        @property
+        def value(self): return [1., 2.]
+    l = fit(learner(metrics=[accuracy, error_rate, Pair(both)]))
+    found = read_manifest(save_student(l, tmp_path))['validation']
+    assert list(found) == ['valid_loss', 'accuracy', 'error_rate', 'branch_0', 'branch_1']
+    assert found['accuracy']+found['error_rate'] == pytest.approx(1)
+
+def test_the_card_of_a_student_of_several_labels_shows_its_accuracy(tmp_path):
+    from ekd_nb.deploy import save_student
+    from ekd_nb.multilabel import MultiLabelEKDLoss
+    from ekd_nb.teachers import read_manifest
+    x, y = torch.randn(40, 1, 8, 8), (torch.rand(40, 5)<.3).float()
+    dl = DataLoader(torch.utils.data.TensorDataset(x, y), 8)
+    d = DataLoaders(dl, dl)
+    d.c = 5
+    l = fit(ekd_learner(d, SMALL, teachers(n_out=5), judge=False, loss_func=MultiLabelEKDLoss()))
+    path = save_student(l, tmp_path)
+    with torch.no_grad(): right = ((l.model.eval()(x)>0) == (y>.5)).float().mean().item()
+    assert read_manifest(path)['validation']['accuracy_multi'] == pytest.approx(right, abs=1e-5)
+    assert f'| accuracy_multi | {right:.4f} |' in path.with_suffix('.md').read_text()
+
+
+# ---- pictures that cannot be read
+
+@pytest.fixture
+def pictures(tmp_path):
+    import numpy as np
+    from PIL import Image
+    rng = np.random.default_rng(0)
+    for c in 'ab':
+        (tmp_path/'data'/c).mkdir(parents=True)
+        for i in range(12): Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8)).save(tmp_path/'data'/c/f'{i}.png')
+    return tmp_path/'data'
+
+def folder_dls(path, workers=0):
+    from fastai.vision.all import ImageDataLoaders
+    return ImageDataLoaders.from_folder(path, valid_pct=.3, seed=0, bs=4, num_workers=workers)
+
+def damage(path, truncate):
+    path.write_bytes(path.read_bytes()[:80] if truncate else b'no picture')
+
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('truncate', [False, True])
+@pytest.mark.parametrize('part', ['training', 'validation'])
+@pytest.mark.parametrize('make', [lambda d, **kw: ekd_learner(d, SMALL, [get_model(SMALL, 2)], judge=False, **kw),
+                                  lambda d, **kw: teacher_learner(d, SMALL, **kw)], ids=['student', 'teacher'])
+def test_a_damaged_picture_in_a_later_batch(pictures, make, part, truncate, workers):
+    if workers and (truncate or part == 'validation'): pytest.skip('processes are slow to start')
+    l = make(folder_dls(pictures, workers))
+    broken = getattr(l.dls, {'training': 'train', 'validation': 'valid'}[part]).items[1]
+    damage(broken, truncate)
+    with pytest.raises(EKDError) as e: fit(l)
+    assert str(e.value).startswith(f'dls: a batch of {part} images cannot be made (')
+    assert str(broken) in str(e.value) and '\n' not in str(e.value)
+
+def test_a_damaged_picture_is_named_when_teachers_are_tried(pictures):
+    d = folder_dls(pictures)
+    damage(d.valid.items[0], False)
+    with pytest.raises(EKDError, match='dls: a batch of labelled images cannot be made .*png'):
+        ekd_learner(d, SMALL, [get_model(SMALL, 2)])
+
+def test_an_error_in_a_step_is_not_one_of_the_data():
+    from fastai.callback.core import Callback
+    class Mine(Callback):
+        def after_pred(self): raise RuntimeError('mine')
+    for make in (lambda **kw: learner(**kw), lambda **kw: teacher_learner(dls(), SMALL, **kw)):
+        with pytest.raises(RuntimeError, match='mine') as e: fit(make(cbs=Mine()))
+        assert not isinstance(e.value, EKDError)
+
+@pytest.mark.parametrize('error', [KeyError('x'), IndexError('row 7'), AssertionError()])
+def test_a_data_set_that_raises_anything(error):
+    class Mine(torch.utils.data.Dataset):
+        def __len__(self): return 32
+        def __getitem__(self, i): raise error
+    dl = DataLoader(Mine(), 8)
+    with pytest.raises(EKDError, match=f'dls: the first batch cannot be made .{type(error).__name__}: '):
+        ekd_learner(DataLoaders(dl, dl), SMALL, teachers(), n_out=10)
+
+def test_batches_are_watched_in_an_exported_learner_too(pictures, tmp_path):
+    from fastai.learner import load_learner
+    l = ekd_learner(folder_dls(pictures), SMALL, [get_model(SMALL, 2)], judge=False, path=tmp_path)
+    l.export('l.pkl')
+    m = load_learner(tmp_path/'l.pkl')
+    files = sorted((pictures/'a').iterdir())
+    damage(files[2], False)
+    with m.no_bar(), pytest.raises(EKDError, match='dls: a batch of new images cannot be made .*png'):
+        m.get_preds(dl=m.dls.test_dl(files))
