@@ -2,7 +2,9 @@
 import json, os, re, subprocess, sys
 from pathlib import Path
 import pytest
+from safetensors.torch import load_file
 from ekd_nb.arrays import load_images
+from ekd_nb.core import tensor_digest
 from ekd_nb.study.tables import is_current, is_stale, page_records
 from ekd_nb.study.full import LIMITED, LONG
 from ekd_nb.study.methods import METHODS, relevant_fields, method
@@ -12,6 +14,7 @@ from ekd_nb.study.stats import format_difference, paired_difference
 
 ROOT = Path(__file__).resolve().parents[1]
 LENT = sorted((ROOT/'results/gpu').glob('*.json'))
+REPEATS = sorted((ROOT/'results/repeats').glob('*.json'))
 FILES = sorted((ROOT/'results/runs').glob('*.json')) + sorted((ROOT/'results/choices').glob('*.json'))
 RECORDS = {f: json.loads(f.read_text()) for f in FILES}
 
@@ -35,7 +38,7 @@ def test_the_data_are_those():
 def test_commits_are_of_this_repository():
     git = lambda *a: subprocess.run(['git', '-C', ROOT, *a], capture_output=True, text=True)
     if git('rev-parse', '--is-shallow-repository').stdout.strip()!='false': pytest.skip('no full git history here')
-    commits = {r['commit'] for r in [*RECORDS.values(), *map(read_record, LENT)]}
+    commits = {r['commit'] for r in [*RECORDS.values(), *map(read_record, LENT+REPEATS)]}
     lost = {c for c in commits if git('cat-file', '-e', c+'^{commit}').returncode}
     assert not lost
 
@@ -55,6 +58,21 @@ def test_a_record_of_a_lent_gpu(f):
     as_named,today = (relevant_fields(p, method(r['method'])) for p in (r['protocol'], protocol(r['data'], 'standard')))
     assert {k for k,v in as_named.items() if v!=today[k]}<={'epochs'}
 
+@pytest.mark.parametrize('f', REPEATS, ids=lambda f: f.stem)
+def test_a_repeat_is_the_same_run_once_more(f):
+    "The run that ended first counts; how far the two are apart is shown"
+    r, first = read_record(f), read_record(ROOT/'results/runs'/f.name)
+    assert f.stem==record_name(r) and r['dirty'] is False and r['started']>first['started']
+    assert all(r[k]==first[k] for k in ('protocol', 'method', 'seed', 'device', 'commit', 'fingerprint', 'n_train'))
+
+def test_stored_logits_are_those_of_their_records():
+    kept = {r['logits']['file']: r['logits'] for r in RECORDS.values() if 'logits' in r}
+    files = {f.name: f for f in (ROOT/'results/logits').glob('*.safetensors')}
+    assert kept and set(kept)==set(files)
+    for name,about in kept.items():
+        tensors = load_file(files[name])
+        assert tensor_digest(tensors)==about['sha256'] and tensors['logits'].shape[1]==about['n_images']
+
 def test_nothing_was_chosen_on_test_images():
     for f,r in RECORDS.items():
         assert r['evaluated_on']==('test' if f.parent.name=='runs' else 'valid'), f.name
@@ -71,7 +89,7 @@ def test_readme_shows_what_the_records_give():
 
 def test_every_folder_of_results_is_known():
     "A new kind of record needs a test that reads it; `suite`, `further`, `plans` and `teachers` belong to other tests"
-    known = set('benchmarks choices distributed failed faults fuzz gpu logits plans runs stale students suite'.split())
+    known = set('benchmarks choices distributed failed faults fuzz gpu logits plans repeats runs stale students suite'.split())
     known |= {'teachers', 'versions', 'further'}
     assert {p.name for p in (ROOT/'results').iterdir() if p.is_dir()} <= known
 

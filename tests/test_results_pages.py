@@ -37,7 +37,7 @@ def test_a_page_opens_with_a_box(path):
 def test_without_records_the_box_says_what_is_missing(path, tmp_path, monkeypatch):
     matplotlib.use('agg')
     folder = tmp_path/'results'
-    kinds = 'runs', 'choices', 'benchmarks', 'gpu', 'faults', 'distributed', 'versions'
+    kinds = 'runs', 'choices', 'repeats', 'benchmarks', 'gpu', 'faults', 'distributed', 'versions'
     for d in kinds: (folder/d).mkdir(parents=True)
     shutil.copytree(path.parents[2]/'results'/'plans', folder/'plans')   # plans are no records
     (tmp_path/'nbs/results').mkdir(parents=True)
