@@ -180,7 +180,8 @@ def plan()->dict:
 # %% ../../nbs/study/06_full.ipynb #a2d00e25
 WHY_MORE = ('three seeds give wide intervals, and a GPU makes more affordable: '
             'more seeds of every method but the teachers, compared by the same rule; '
-            'forms of EKD and of three others, one run each with seed 9 on the held-out images, to see what could be better: they choose nothing and change no test run')
+            'forms of EKD and of three others, one run each with seed 9 on the held-out '
+            'images, to see what could be better: they choose nothing and change no test run')
 
 def more_plan()->dict:
     "More seeds and other forms, sealed"
