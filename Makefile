@@ -29,7 +29,7 @@ $(VENV)/.installed-locked: constraints.txt settings.ini setup.py pyproject.toml 
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@ $(VENV)/.installed
 
-reproduce: $(VENV)/.installed$(if $(LOCKED),-locked)   ## install, then the demonstration on the embedded digits (about 2 minutes; LOCKED=1: in exact versions)
+reproduce: $(VENV)/.installed$(if $(LOCKED),-locked)   ## install, then the demonstration on the embedded digits (1-2 minutes; LOCKED=1: in exact versions)
 	$(BIN)/ekd_reproduce $(ARGS)
 
 test: check                          ## everything that must hold: notebooks, README, pytest

@@ -1,6 +1,7 @@
 "What a stranger types: `ekd_reproduce`, its answers to wrong calls, and one run on genuine CIFAR-10"
-import json, os, re, subprocess, sys
+import json, os, re, subprocess, sys, time
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np, pytest, torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
 import ekd_nb.study.reproduce as rep
@@ -139,3 +140,17 @@ def test_the_demonstration_is_the_default_loss_and_small_enough_for_two_minutes(
     assert {'branched', 'kd_wide', 'ekd'} <= set(methods) and len(seeds) == 5 and n_jobs == min(2, os.cpu_count())
     assert rep._settle(p, ['ekd'], [7], 1, cpu) == [['ekd'], [7], 1]
     assert rep._settle(protocol('digits', 'small'), None, None, None, cpu)[1:] == [(0, 1, 2), 1]
+
+
+def test_an_estimate_is_near_what_a_run_takes(tmp_path, monkeypatch):
+    "By processor time, which other programs disturb less than the clock on the wall"
+    from ekd_nb.study import estimate as est
+    monkeypatch.setattr(est, 'time', SimpleNamespace(perf_counter=time.process_time))
+    told, seconds = [], rep._seconds
+    monkeypatch.setattr(rep, '_seconds', lambda *a: told.append((seconds(*a), time.process_time())) or told[-1][0])
+    def ratio(seed):
+        rep.reproduce('digits', 'demo', ['branched'], [seed], changes=dict(epochs=40), out=tmp_path, n_jobs=1, log=len)
+        seconds, begun = told[-1]
+        return (time.process_time()-begun)/seconds
+    ratio(0)   # warms up
+    assert 1/1.8 < ratio(1) < 1.8

@@ -19,6 +19,15 @@ def test_few_words_come_before_the_commands():
     assert 50 <= len(' '.join(paragraphs).split()) <= 120
 
 
+def test_every_text_says_alike_how_long_the_demonstration_takes():
+    from ekd_nb.study.reproduce import presets_text
+    row = next(l for l in presets_text().splitlines() if l.split()[:2] == ['digits', 'demo'])
+    minutes = row.split()[4]
+    assert re.fullmatch(r'\d+(-\d+)?', minutes)
+    assert f'the demonstration takes {minutes} minutes' in (ROOT/'README.md').read_text(encoding='utf-8')
+    assert f'the demonstration on the embedded digits ({minutes} minutes' in (ROOT/'Makefile').read_text()
+
+
 def test_use_it(tmp_path):
     rng = np.random.default_rng(0)
     for c in range(3):

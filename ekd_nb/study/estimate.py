@@ -43,13 +43,13 @@ class _Timer(Callback):
 
 # %% ../../nbs/study/06_estimate.ipynb #5ff231a1
 def _time_learner(learn, n_steps):
-    "Seconds of a `step`, a step of the first epoch (`first`), a validation (`valid`), an epoch but its steps (`rest`)"
+    "Seconds of a `step`, one of the first epoch (`first`), a validation, an epoch but its steps (`rest`), both epochs"
     with tempfile.TemporaryDirectory() as tmp, learn.no_bar(), learn.no_logging():
         learn.add_cbs([timer := _Timer(), Checkpoint(Path(tmp)/'run', memo_bytes=0)])   # as a run does
         with contextlib.redirect_stdout(io.StringIO()): learn.fit(2, 1e-3)
     rest = timer.epochs[1]-timer.train[1]
     return SimpleNamespace(step=timer.train[1]/n_steps, first=timer.train[0]/n_steps, rest=rest,
-                           valid=timer.valid[1] if timer.valid else 0.)
+                           valid=timer.valid[1] if timer.valid else 0., epochs=sum(timer.epochs))
 
 def _few(p, data, rows, valid_idxs, device):
     "Training rows for a few steps, and DataLoaders of them that show one view of each image"
@@ -65,21 +65,31 @@ def _untrained(p, data, device):
 # %% ../../nbs/study/06_estimate.ipynb #1916c35e
 def _student_seconds(p, name, data, rows, valid_idxs, device, teachers):
     "Seconds of one run of a method, and seconds of one more view in the cache"
-    m,epochs = method(name),p.epochs
+    m,epochs,begun = method(name),p.epochs,time.perf_counter()
     some,dls,n_steps = _few(p, data, rows, valid_idxs, device)
     memo = make_memo(replace(p, n_views=1), data, some, teachers, device, True) if m.has_teacher else None
     learn,_,_ = method_learner(p, m, data, dls, 0, teachers, [dict(accuracy=1.)]*len(p.teachers), memo)
     t = _time_learner(learn, n_steps)
+    once = time.perf_counter()-begun-t.epochs   # student, checks and files: short runs consist of them in part
     steps = max(1, len(rows)//p.bs)
     per_image = t.valid/max(1, len(dls.valid_ds))
     n_test = len(data.x_test)+42_000*(data.size==(32,32))   # images under corruptions, and for branch-teacher CKA
-    return epochs*(steps*t.step+t.rest)+n_test*per_image,steps*max(0., t.first-t.step)
+    return once+epochs*(steps*t.step+t.rest)+n_test*per_image,steps*max(0., t.first-t.step)
 
 def _teacher_seconds(p, arch, data, rows, valid_idxs, device):
     "Seconds of training one teacher"
     _,dls,n_steps = _few(p, data, rows, valid_idxs, device)
     t = _time_learner(teacher_learner(dls, arch, n_out=data.n_classes, **learner_kwargs(p)), n_steps)
     return p.teacher_epochs*(max(1, len(rows)//p.bs)*t.step+t.rest)
+
+# %% ../../nbs/study/06_estimate.ipynb #4009eae1
+@contextlib.contextmanager
+def _threads(n):
+    "As many threads as a run will have"
+    before = torch.get_num_threads()
+    torch.set_num_threads(n or before)
+    try: yield
+    finally: torch.set_num_threads(before)
 
 # %% ../../nbs/study/06_estimate.ipynb #76454081
 def estimate(
@@ -90,10 +100,11 @@ def estimate(
     valid_idxs, # held-out images, int [n]
     device, # torch.device
     teacher_rows=None, # training images of teachers that are still to be trained, int [n]
+    threads:int=None, # of a run on the CPU; None: as PyTorch decides
 )->tuple: # seconds: (all teachers, students of a seed with their cache)
     "Roughly how long teachers and students take on this machine"
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):   # about untrained teachers
-        warnings.simplefilter('ignore')
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _threads(threads):
+        warnings.simplefilter('ignore')   # about untrained teachers
         archs = () if teacher_rows is None else p.teachers
         teach = sum(_teacher_seconds(p, a, data, teacher_rows, valid_idxs, device) for a in archs)
         taught = any(method(n).has_teacher for n in names)

@@ -78,7 +78,7 @@ EQUAL_ARCHS = ('wrn_16_2',)*3
 LARGE_ARCHS = ('wrn_16_4', 'resnet14x4', 'densenet_40_36')
 
 PRESETS = dict(
-    demo='two minutes: teachers saw twenty times as many images as the students',
+    demo='the demonstration: teachers saw twenty times as many images as the students',
     quick='a smoke test, not a result',
     small='a tenth of the images of CIFAR or fewer; most tables',
     steps='small, with fewer images shown for more epochs',

@@ -35,7 +35,7 @@ DEFAULT_PRESET = dict(digits='demo', cifar10='small', cifar100='small', imagenet
 #: preset -> (methods, seeds) of a command that names none
 DEFAULT_RUNS = dict(demo=(('branched', 'kd_wide', 'kd_wide_hint', 'ekd'), (0,1,2,3,4)))
 
-_MINUTES = {('digits', 'demo'): '2', ('digits', 'quick'): '2', ('digits', 'small'): '6', ('cifar', 'quick'): '3',
+_MINUTES = {('digits', 'demo'): '1-2', ('digits', 'quick'): '2', ('digits', 'small'): '6', ('cifar', 'quick'): '3',
             ('cifar', 'small'): '40', ('cifar', 'steps'): '40', ('cifar', 'deep'): '120', ('cifar', 'equal'): '60'}
 
 def _default_runs(preset):
@@ -191,9 +191,10 @@ def _seconds(p, left, arrays, config, n_jobs):
     seen = teacher_rows(p, arrays, j.seed, j.fraction, missing[0].teacher_data)[0] if missing else None
     p = replace(p, epochs=student_epochs(p, j.fraction), teacher_epochs=teacher_epochs(p, fraction))
     names = list(dict.fromkeys(o.method for o in left))
-    begin = time.process_time() if n_jobs>1 else 0.   # each process imports what this one has imported
-    teach,students = estimate(p, names, arrays, rows, valid_idxs, device, seen)
-    return begin + (len(missing)*teach + students*len(left)/len(names))/n_jobs
+    teach,students = estimate(p, names, arrays, rows, valid_idxs, device, seen, config.threads)
+    begin = min(time.process_time(), 20.) if n_jobs>1 else 0.   # each process imports and warms up as this one did
+    rounds = -(-len(missing)*len(p.teachers)//n_jobs)   # of teachers; students begin when all are ready
+    return begin + rounds*teach/len(p.teachers) + students*len(left)/len(names)/n_jobs
 
 def _announce(p, jobs, left, config, arrays, n_jobs, log):
     "Log what will be done, and roughly how long it takes here"
