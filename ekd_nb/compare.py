@@ -8,35 +8,30 @@ Docs: https://ekd-nb.github.io/ekd_nb/compare.html.md"""
 __all__ = ['COMPARED', 'Compared', 'Comparison', 'compare']
 
 # %% ../nbs/14_compare.ipynb #228af97a
-import copy, hashlib, inspect, json, math, os, random, re, shutil, time
+import copy, json, math, os, random, shutil, time
 from dataclasses import dataclass
-from functools import partial, singledispatch
+from functools import partial
 from numbers import Real
 from pathlib import Path
-from types import CellType, FunctionType, MethodType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Callable, NamedTuple
 
-import numpy as np
 import torch
-from fastai.data.core import DataLoaders, Pipeline
-from fastai.data.load import DataLoader as FastaiLoader
-from fastai.data.transforms import get_c
-from fastai.torch_core import no_random, set_seed
+from fastai.learner import Learner
+from fastai.torch_core import get_model as unwrap_model, no_random, set_seed
 from fastcore.basics import listify, patch
-from fastcore.foundation import L
-from torch.utils.data import DataLoader as TorchLoader
 
 from .checkpoint import Checkpoint
-from .core import EKDError, add_digest, digest_matches, expect, short_digest, tensor_digest, write_json
+from .core import EKDError, add_digest, digest_matches, expect, write_json
 from .evaluate import evaluate_student
-from .judge import labelled_images
 from .intervals import difference_sentence, format_difference, mean_ci, paired_difference, percent_interval
 from .learner import check_arguments, ekd_learner
-from .loaders import batch_errors
+from .loaders import batch_errors, n_batches
 from .losses import as_distill_loss, EKDLoss
-from .memo import TeacherMemo
-from .preflight import describe, first_batch
-from .teachers import TeacherEnsemble, as_ensemble
+from .preflight import data_classes, describe, first_batch
+from .run_key import run_key
+from .student import BranchedStudent
+from .teachers import as_ensemble
 from .unlabeled import UnlabeledImages
 
 # %% ../nbs/14_compare.ipynb #152528b1
@@ -47,12 +42,21 @@ def _for_labels(loss):
 
 def _labels(dls, arch, teachers, loss, n_branches=None, memo=False, hints=None, cbs=None, **kwargs):
     n,cbs = n_branches or len(teachers),[c for c in listify(cbs) if not isinstance(c, UnlabeledImages)]
-    if isinstance(arch, (list, tuple)) or hasattr(arch, 'n_branches'): n = None   # it says itself how many
+    if isinstance(arch, (list, tuple, BranchedStudent)): n = None   # it says itself how many
     return ekd_learner(dls, arch, n_branches=n, loss_func=EKDLoss(1., 0., 0., **_for_labels(loss)), cbs=cbs, **kwargs)
 
 def _kd(dls, arch, teachers, loss, n_branches=None, split=None, hints=None, **kwargs):
     loss = EKDLoss(gamma=0., lam=0., **_for_labels(loss))
-    return ekd_learner(dls, arch, teachers, n_branches=1, loss_func=loss, **kwargs)
+    return ekd_learner(dls, _one_network(arch), teachers, n_branches=1, loss_func=loss, **kwargs)
+
+def _one_network(arch):
+    "A student without branches: of a finished one its trunk and its first branch"
+    if isinstance(arch, BranchedStudent): return arch.keep(1)
+    if not isinstance(arch, (list, tuple)) or not arch: return arch
+    alike = all(a is arch[0] or isinstance(a, str) and a==arch[0] for a in arch)
+    expect(alike, 'methods', 'kd', "other methods for a student of different networks, such as ('labels', 'ekd'): "
+           'KD trains one network')
+    return arch[0]
 
 def _ekd(dls, arch, teachers, loss, **kwargs): return ekd_learner(dls, arch, teachers, loss_func=loss, **kwargs)
 
@@ -121,146 +125,6 @@ def plot(self:Comparison,
     ax.grid(axis='x', alpha=.3)
     return ax
 
-# %% ../nbs/14_compare.ipynb #473b2927
-_PLAIN = (str, int, float, complex, bool, bytes, type(None), type(...))
-_LIBRARIES = 'builtins ekd_nb fastai fastcore fasttransform functools numpy timm torch torchvision'.split()
-
-def _ours(o): return (getattr(o, '__module__', None) or 'builtins').split('.')[0] not in _LIBRARIES
-def _text(o): return re.sub(r' at 0x[0-9a-fA-F]+', '', repr(o))
-
-@singledispatch
-def _name_of(o, depth=4):
-    "What decides a run, as text without addresses in memory"
-    if isinstance(o, _PLAIN): return o
-    if isinstance(o, os.PathLike): return str(o)
-    if hasattr(o, '__array__') or hasattr(o, '__array_interface__'): return _array(np.asarray(o), depth)
-    if hasattr(o, 'dispatch') and hasattr(o, 'methods'):   # chooses a function by type
-        return sorted(repr(_name_of(m.implementation, depth)) for m in o.methods)
-    if not depth: return type(o).__qualname__
-    return _name_of(type(o)),_fields(o, depth-1) if hasattr(o, '__dict__') else _text(o)
-
-def _array(a, depth):
-    held = _name_of(a.tolist(), depth) if a.dtype.hasobject else hashlib.sha256(a.tobytes()).hexdigest()
-    return a.dtype.str,a.shape,held
-
-def _fields(o, depth, skip=()):
-    "The attributes of an object that are its own"
-    skip = {'learn', 'recent_terms', 'do', '__signature__', *vars(torch.nn.Module()), *skip}
-    own = {k: v for k,v in getattr(o, '__dict__', {}).items() if k not in skip}
-    if hasattr(o, 'before_call'):   # draws random numbers into its other attributes
-        keep = {*inspect.signature(type(o).__init__).parameters, 'aff_fs', 'coord_fs', 'fs', 'space_fn', 'encodes'}
-        own = {k: v for k,v in own.items() if k in keep}
-    return _name_of(own, depth)
-
-# %% ../nbs/14_compare.ipynb #088db022
-@_name_of.register(list)
-@_name_of.register(tuple)
-@_name_of.register(L)
-def _(o, depth=4): return [_name_of(v, depth) for v in o]
-
-@_name_of.register(set)
-@_name_of.register(frozenset)
-def _(o, depth=4): return sorted(repr(_name_of(v, depth)) for v in o)
-
-@_name_of.register
-def _(o:dict, depth=4): return sorted((str(k), repr(_name_of(v, depth))) for k,v in o.items())
-@_name_of.register
-def _(o:torch.Tensor, depth=4): return str(o.dtype),tuple(o.shape),tensor_digest({'': o})
-@_name_of.register
-def _(o:torch.nn.Module, depth=4):
-    parts = {0: [], 4: o.modules()}.get(depth, [o])
-    return _text(o),tensor_digest(o.state_dict()),[(_name_of(type(m)), _fields(m, depth-1)) for m in parts]
-@_name_of.register
-def _(o:TeacherEnsemble, depth=4): return o.fingerprint()
-@_name_of.register
-def _(o:TeacherMemo, depth=4):
-    return {k: _name_of(getattr(o, k), depth) for k in 'teachers views fingerprint features dtype n_views'.split()}
-
-# %% ../nbs/14_compare.ipynb #75748421
-def _codes(c):
-    "The code of a function and of those inside it"
-    yield c
-    for k in c.co_consts:
-        if isinstance(k, type(c)): yield from _codes(k)
-
-def _code(f):
-    "What a function computes, without its place in a file"
-    def fixed(c): return [_name_of(k) for k in c.co_consts if not hasattr(k, 'co_code')]
-    return [(c.co_code, c.co_names, fixed(c)) for c in _codes(f.__code__)]
-
-@_name_of.register
-def _(o:FunctionType, depth=4):
-    if not depth: return o.__qualname__,_code(o)
-    used = {n: o.__globals__[n] for c in _codes(o.__code__) for n in c.co_names if _ours(o) and n in o.__globals__}
-    used = {n: v for n,v in used.items() if isinstance(v, _PLAIN) or isinstance(v, FunctionType) and _ours(v)}
-    held = [c.cell_contents for c in o.__closure__ or () if c!=CellType()]   # without those not filled yet
-    return o.__qualname__,_code(o),_name_of([o.__defaults__, o.__kwdefaults__, held, used], depth-1)
-
-# %% ../nbs/14_compare.ipynb #3cfa8e04
-def _methods(c):
-    "The functions of a class; of a transform also those that it chooses from by type"
-    for k,v in sorted(vars(c).items()):
-        v = getattr(v, '__func__', getattr(v, 'fget', v))
-        if isinstance(v, FunctionType): yield k,_code(v)
-        elif hasattr(v, 'methods') and hasattr(v, 'dispatch'): yield k,_name_of(v)
-
-@_name_of.register
-def _(o:type, depth=4): return o.__qualname__,[m for c in o.__mro__ if _ours(c) for m in _methods(c)]
-@_name_of.register
-def _(o:MethodType, depth=4): return _name_of(o.__func__, depth),_name_of(o.__self__, depth-1) if depth else ''
-@_name_of.register
-def _(o:partial, depth=4): return [_name_of(v, depth) for v in (o.func, o.args, o.keywords)]
-@_name_of.register
-def _(o:Pipeline, depth=4): return _name_of(list(o.fs), depth)
-@_name_of.register(type(len))
-def _(o, depth=4): return o.__qualname__
-
-# %% ../nbs/14_compare.ipynb #68f1fafa
-_LISTED = ('tensors items rows idx indices targets labels samples data transform target_transform transforms views '
-           'data_fingerprint').split()
-_SHARED = 'data_source', 'dataset', 'generator', 'sampler'   # of samplers, with their loader
-
-def _some_items(ds, n=8):
-    "Images and labels, evenly spaced; None for what cannot be had or changes from call to call"
-    def draw():
-        with no_random(): items = [ds[i*len(ds)//n] for i in range(n)]
-        return [_name_of(p) for o in items for p in (o if isinstance(o, (list, tuple)) else [o])]
-    try: return [p if p==q else None for p,q in zip(draw(), draw())]
-    except Exception: return None   # a data set that is not read by number
-
-def _data(ds):
-    "What tells a data set from others"
-    held = {k: getattr(ds, k, None) for k in _LISTED}
-    listed = {k: _name_of(v) for k,v in held.items() if not isinstance(v, MethodType)}
-    if not listed.get('data_fingerprint'): listed['store'] = _name_of(getattr(ds, 'store', None))
-    own = getattr(ds, '__dict__', {})
-    parts = [own['dataset']] if 'dataset' in own else own.get('datasets', ())
-    inside = [_data(d) for d in parts] if isinstance(parts, (list, tuple)) else []
-    return _name_of(type(ds)),len(ds) if hasattr(ds, '__len__') else None,short_digest(listed),_some_items(ds),inside
-
-@_name_of.register(TorchLoader)
-@_name_of.register(FastaiLoader)
-def _(dl, depth=4):
-    names = 'bs batch_size drop_last shuffle augment n_views wgts collate_fn after_item before_batch after_batch'
-    about = {k: _name_of(getattr(dl, k, None), depth) for k in names.split()}
-    samplers = [vars(dl).get(k) for k in ('sampler', 'batch_sampler')]
-    of_samplers = [(_name_of(type(s)), _fields(s, depth-1, _SHARED)) for s in samplers if depth]
-    return about,of_samplers,_data(dl.dataset)
-@_name_of.register
-def _(o:DataLoaders, depth=4): return [_name_of(dl, depth) for dl in o.loaders]
-
-# %% ../nbs/14_compare.ipynb #76906f50
-def _data_digest(dls):
-    "What tells these data from others: held-out images as the student sees them, and how training ones come"
-    shown = [tensor_digest(dict(x=x, y=y)) for x,y in labelled_images(dls, 256)]
-    valid = getattr(dls.valid, 'dataset', None)
-    return short_digest(shown, _name_of(dls.train), _data(valid), getattr(dls, 'data_fingerprint', None))
-
-def _key(dls, arch, teachers, epochs, lr, kwargs):
-    "What decides the runs of a comparison"
-    if hasattr(arch, 'model'): arch = arch.model   # a Learner
-    return short_digest(*map(_name_of, (arch, teachers, epochs, lr, kwargs)), _data_digest(dls))
-
 # %% ../nbs/14_compare.ipynb #5e23e04c
 def _finished(path, key):
     "The record of a run, if there is one of this very run"
@@ -311,7 +175,7 @@ def _run(c, name, seed):
     return r
 
 # %% ../nbs/14_compare.ipynb #7b3952d8
-def _check_call(epochs, seeds, methods, lr, log):
+def _check_call(epochs, seeds, methods, lr, log, cbs):
     "Refuse what no Learner looks at"
     def counts(n): return type(n) is int and n>=1
     expect(counts(epochs), 'epochs', epochs, 'a whole number of at least 1')
@@ -323,6 +187,8 @@ def _check_call(epochs, seeds, methods, lr, log):
     for m in methods: expect(isinstance(m, str) and m in COMPARED, 'methods', m, some)
     expect(len(set(methods))==len(methods), 'methods', methods, 'each once')
     expect(log is None or callable(log), 'log', log, 'None or a function of a line')
+    saves = any(isinstance(c, Checkpoint) or c is Checkpoint for c in listify(cbs))
+    expect(not saves, 'cbs', 'a Checkpoint', 'none: compare makes one for each run, in `folder`')
 
 # %% ../nbs/14_compare.ipynb #19b2999f
 def _check_data(dls, loss_func, n_out):
@@ -332,9 +198,7 @@ def _check_data(dls, loss_func, n_out):
     loaders = getattr(dls, 'loaders', ())
     if len(loaders)<2: raise EKDError('dls: got no validation loader, expected one')
     for what,dl in zip(('training', 'validation'), loaders):
-        try: n = len(dl)
-        except TypeError: raise EKDError(f'dls: the {what} loader does not say how many batches it has, expected a length') from None
-        if not n: raise EKDError(f'dls: the {what} loader has no batch, expected at least one')
+        if not n_batches(dl, f'dls: the {what} loader'): raise EKDError(f'dls: the {what} loader has no batch, expected at least one')
     return _valid_labels(dls, n_out)
 
 def _valid_labels(dls, n_out):
@@ -363,6 +227,12 @@ def _ready_folder(folder):
     except OSError as e: raise EKDError(f'folder: cannot write to {folder} ({e.strerror})') from None
     return folder
 
+def _rehearse(c, methods, seeds, y):
+    "Make each Learner that will be needed: what does not fit is refused before the first run"
+    for m in methods:
+        if all(_finished(_path(c, m, s), c.key) for s in range(seeds)): continue
+        _check_labels(y, _make(c, m, judge=False).model.branches[0].head.out_features)
+
 # %% ../nbs/14_compare.ipynb #0e044bec
 def compare(
     dls, # your `DataLoaders`
@@ -378,17 +248,16 @@ def compare(
     **kwargs, # for `ekd_learner`
 )->Comparison:
     "Train the same student with and without teachers, with several seeds, and say what the difference is worth"
-    _check_call(epochs, seeds, methods, lr, log)
+    _check_call(epochs, seeds, methods, lr, log, kwargs.get('cbs'))
     check_arguments(ekd_learner, kwargs)
-    y = _check_data(dls, loss_func, kwargs.get('n_out') or get_c(dls))
+    y = _check_data(dls, loss_func, kwargs.get('n_out') or data_classes(dls))
+    if isinstance(arch, Learner): arch = unwrap_model(arch.model)
     folder,teachers = _ready_folder(folder),as_ensemble(teachers)
-    key = _key(dls, arch, teachers, epochs, lr, dict(kwargs, loss_func=loss_func))
+    key = run_key(dls, arch, teachers, epochs, lr, dict(kwargs, loss_func=loss_func))
     c = SimpleNamespace(dls=dls, arch=arch, teachers=teachers, loss=loss_func, epochs=epochs, lr=lr, folder=folder,
                         key=key, kwargs=kwargs)
     records,n = [],seeds*len(methods)
-    for m in methods:   # a rehearsal: what does not fit is refused before the first run
-        if all(_finished(_path(c, m, s), key) for s in range(seeds)): continue
-        _check_labels(y, _make(c, m, judge=False).model.branches[0].head.out_features)
+    _rehearse(c, methods, seeds, y)
     for seed in range(seeds):
         for m in methods:
             records.append(_run(c, m, seed))

@@ -8,7 +8,7 @@ from fastai.data.core import DataLoaders
 from fastai.vision.augment import RandomErasing, aug_transforms
 from torch.utils.data import DataLoader, Subset, TensorDataset, WeightedRandomSampler
 
-from ekd_nb.compare import COMPARED, Comparison, _key, compare
+from ekd_nb.compare import COMPARED, Comparison, compare
 from ekd_nb.core import EKDError
 from ekd_nb.data import ViewSet, image_dls, load_images, stratified_subset
 from ekd_nb.intervals import difference_sentence, mean_ci, paired_difference
@@ -16,6 +16,7 @@ from ekd_nb.losses import EKDLoss
 from ekd_nb.memo import TeacherMemo
 from ekd_nb.models import get_model
 from ekd_nb.pairs import PairLoss
+from ekd_nb.run_key import run_key as _key
 from ekd_nb.student import branched_student
 from ekd_nb.teachers import as_ensemble
 
@@ -254,10 +255,10 @@ def test_a_cache_that_has_been_used_is_the_same_run(case, networks):
 
 
 def test_a_key_is_the_same_in_another_process(tmp_path):
-    code = ('import torch; from ekd_nb.compare import _name_of, short_digest\n'
+    code = ('import torch; from ekd_nb.run_key import name_of, short_digest\n'
             'from fastai.vision.augment import aug_transforms\n'
             'def f(a, k={"x", "y", "z"}): return a in {"p", "q", "r"} and (lambda b: b)(k)\n'
-            'print(short_digest(_name_of([f, aug_transforms(), torch.optim.SGD, {"b": {"u", "v"}}])))')
+            'print(short_digest(name_of([f, aug_transforms(), torch.optim.SGD, {"b": {"u", "v"}}])))')
     runs = [subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True,
                            env=os.environ | dict(PYTHONHASHSEED=str(i))).stdout for i in range(2)]
     assert runs[0]==runs[1]
@@ -325,3 +326,42 @@ def test_a_spread_of_rounding_has_no_width(recwarn):
     assert d.half==0 and d.mean==pytest.approx(.1) and d.side==1
     assert mean_ci([.1+.2-.3, 0., .3-.1-.2]).side==0 and not recwarn.list
     assert math.isnan(mean_ci([.9, float('nan')]).half)
+
+
+# ---- students of several networks, finished ones, and callbacks that save
+
+@pytest.mark.parametrize('arch', [['resnet8-w4']*2, branched_student('resnet8-w4', 2, 10, in_channels=1)], ids=['list', 'student'])
+def test_every_method_takes_a_student_of_several_branches(case, tmp_path, arch):
+    dls, teachers = case
+    c = compare(dls, arch, teachers, **small(tmp_path))
+    one, plain = [COMPARED['kd'].make(dls, a, teachers, None, judge=False).model for a in (arch, 'resnet8-w4')]
+    assert one.n_branches == 1 and one.param_counts() == plain.param_counts()
+    assert [r['params'] for r in c.records][1] == plain.param_counts()[0]
+
+
+def test_a_learner_as_student_is_its_network(case, tmp_path):
+    from ekd_nb.learner import ekd_learner
+    dls, teachers = case
+    l = ekd_learner(dls, 'resnet8-w4', teachers[:1], n_branches=3, judge=False)   # more branches than teachers below
+    a = compare(dls, l, teachers, **small(tmp_path))
+    b = compare(dls, l.model, teachers, **small(tmp_path))
+    assert a.records == b.records and len(list(tmp_path.glob('*.json'))) == 3
+
+
+def test_different_networks_have_no_kd(case, tmp_path):
+    dls, teachers = case
+    arch = ['resnet8-w4', 'resnet14-w4']
+    with pytest.raises(EKDError) as e: compare(dls, arch, teachers, **small(tmp_path))
+    assert str(e.value) == ("methods: got 'kd', expected other methods for a student of different networks, such as "
+                            "('labels', 'ekd'): KD trains one network")
+    assert not list(tmp_path.glob('*.json'))
+    compare(dls, arch, teachers, **small(tmp_path, methods=('labels', 'ekd')))
+
+
+def test_checkpoints_are_refused_before_training(case, tmp_path):
+    from ekd_nb.checkpoint import Checkpoint
+    dls, teachers = case
+    for cbs in (Checkpoint(tmp_path/'c'), [MixUp(), Checkpoint(tmp_path/'c')]):
+        with pytest.raises(EKDError) as e: compare(dls, 'resnet8-w4', teachers, cbs=cbs, **small(tmp_path))
+        assert str(e.value) == "cbs: got 'a Checkpoint', expected none: compare makes one for each run, in `folder`"
+    assert not list(tmp_path.iterdir())
