@@ -12,7 +12,7 @@ __all__ = ['ensemble_gain', 'own_teacher_cka_gap', 'corrupted_accuracy', 'final_
 
 # %% ../../nbs/study/12_claims.ipynb #92fac773
 from typing import NamedTuple
-from .tables import compare, competitors, decides, markdown_table
+from .tables import compare, competitors, decides, markdown_table, planned_methods
 from .methods import METHODS, DEFAULT_METHOD, relevant_fields, method
 from .protocols import protocol
 from .records import filter_setting, load_records, results_dir
@@ -270,7 +270,7 @@ def _variance_finding(records, a):
     return Finding('an ensemble of lower variance', 'deviation over seeds, ensemble against a branch', outcome, number)
 
 # %% ../../nbs/study/12_claims.ipynb #67d1492b
-_OUTCOMES = {1: 'ahead of', -1: 'behind', 0: 'not settled against', 'alone': 'not settled among so many against',
+_OUTCOMES = {1: 'ahead of', -1: 'behind', 0: 'too close to call against', 'alone': 'too close to call among so many:',
              'small': 'as good as', None: 'one seed against'}
 
 def compare_competitors(
@@ -279,7 +279,7 @@ def compare_competitors(
     hinted:bool=False # see `competitors`
 ) -> Finding:
     "A method against every other one that teaches one student; their number is allowed for (Holm)"
-    names = competitors(hinted)
+    names = competitors(hinted, planned_methods(records))
     found = compare(records, names, a)
     n, won, lost = sum(map(len, found.values())), len(found[1]), len(found[-1])
     forms = sum(m.startswith('kd') for m in names)

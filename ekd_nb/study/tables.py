@@ -8,13 +8,15 @@ Docs: https://ekd-nb.github.io/ekd_nb/study/tables.html.md"""
 __all__ = ['SETTINGS', 'MIN_STEPS', 'SEPARATE_HINTS', 'OTHER_PRESETS', 'COLUMNS', 'PAGE_COLUMNS', 'is_current', 'page_records',
            'equal_step_records', 'equal_teachers', 'n_steps', 'decides', 'is_stale', 'remarks_text', 'compare',
            'comparison_text', 'missing_text', 'other_protocols_text', 'answer_box', 'gaps_text', 'folded',
-           'markdown_table', 'student_text', 'method_table', 'competitors', 'best_competitor', 'headline_methods']
+           'markdown_table', 'student_text', 'method_table', 'planned_methods', 'competitors', 'best_competitor',
+           'headline_methods']
 
 # %% ../../nbs/study/08_tables.ipynb #c72f7130
 from collections import Counter
 from dataclasses import replace
 from fastcore.basics import listify
 from ..core import EKDError
+from .full import METHOD_ORDER
 from .methods import METHODS, DEFAULT_METHOD, relevant_fields, method
 from .protocols import PROTOCOLS, protocol
 from .records import filter_setting, load_records, results_dir
@@ -108,8 +110,8 @@ def remarks_text(
 
 # %% ../../nbs/study/08_tables.ipynb #222fa2e7
 _WORDS = {1: 'Ahead of', -1: 'Behind', 'small': 'No difference that matters from',
-          'alone': 'Clear of zero on its own, but not among so many comparisons, against',
-          0: 'Not settled against', None: 'One seed in common with'}
+          'alone': 'Clear if compared alone, too close to call among so many:',
+          0: 'Too close to call against', None: 'One seed, which settles nothing, against'}
 
 def _outcome(d, side, higher, least):
     "Which of `_WORDS` describes a difference; `side` is its side of zero after Holm's correction"
@@ -166,7 +168,7 @@ def missing_text(
     words = ('Without a record', none), (f'Fewer than {seeds} seeds', few)
     return ' '.join(f'{w}: {join_words(ms)}.' for w,ms in words if ms)
 
-OTHER_PRESETS = 'small', 'deep', 'equal', 'standard', 'long'   # that `other_protocols_text` looks for
+OTHER_PRESETS = 'small', 'deep', 'equal', 'full', 'standard', 'long'   # that `other_protocols_text` looks for
 
 def other_protocols_text(
     data:str='cifar10',    # data set of the page
@@ -286,18 +288,27 @@ def method_table(
     return markdown_table(dict(items), rows)
 
 # %% ../../nbs/study/08_tables.ipynb #ff3355a9
+def planned_methods(records):
+    "The methods of the plan of all of CIFAR, where that is what was measured; None elsewhere"
+    return METHOD_ORDER if records and all(r.get('preset')=='full' for r in records) else None
+
 def competitors(
-    hinted:bool=False # one network with all of EKD's hints, instead of methods of other papers
+    hinted:bool=False, # one network with all of EKD's hints, instead of methods of other papers
+    planned=None # the methods of a plan; None: all but those that only some protocols have
 ) -> list: # names
-    "The other methods that teach one student from teachers, of about EKD's parameters or fewer"
-    one_network = [m for m in METHODS.values() if m.has_teacher and m.student and not m.several and not m.extra]
-    return [m.name for m in one_network if (m.loss=='ekd' and m.hints)==hinted]
+    "The other methods that teach one student, of about EKD's parameters or fewer"
+    def of_other_papers(m): return m.student and not m.ours and (m.has_teacher or m.loss!='ekd')
+    def everywhere(m): return m.has_teacher and not m.several and not m.extra
+    found = [m for m in METHODS.values() if of_other_papers(m) and not m.many_networks]
+    found = [m for m in found if (everywhere(m) if planned is None else m.name in planned)]
+    return [m.name for m in found if (m.loss=='ekd' and m.hints)==hinted]
 
 def best_competitor(
     records:list # of one setting and fraction
 ) -> str: # None without records
     "The most accurate method of another paper, plain knowledge distillation left out"
-    of = {m: by_seed(records, m).values() for m in competitors() if not m.startswith('kd')}
+    names = [m for m in competitors(planned=planned_methods(records)) if not m.startswith('kd')]
+    of = {m: by_seed(records, m).values() for m in names}
     return max((m for m,v in of.items() if v), key=lambda m: mean_std(of[m])[0], default=None)
 
 def headline_methods(

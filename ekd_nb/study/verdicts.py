@@ -6,7 +6,7 @@ Docs: https://ekd-nb.github.io/ekd_nb/study/verdicts.html.md"""
 
 # %% auto #0
 __all__ = ['FIVE_CLAIMS', 'claim_verdict', 'verdict_table', 'choices_table', 'progress_text', 'planned_variant', 'unseen_table',
-           'output_variance', 'stored_logits', 'variance_table']
+           'errors_table', 'output_variance', 'stored_logits', 'variance_table']
 
 # %% ../../nbs/study/12_verdicts.ipynb #70532749
 from collections import Counter
@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from ..core import EKDError, tensor_digest
 from .full import LIMITED, LONG, METHOD_ORDER, RIVALS, SEEDS, winner
+from .methods import METHODS
 from .records import load_records, results_dir
 from .stats import mean_std, percent
 from .style import label
@@ -74,7 +75,8 @@ def progress_text(
     n = Counter(r['method'] for r in records)
     done,wanted = sum(min(n[m], len(SEEDS)) for m in METHOD_ORDER),len(SEEDS)*len(METHOD_ORDER)
     lack = [label(m) for m in METHOD_ORDER if not n[m]]
-    text = f'{done} of {wanted} planned test runs'
+    text,further = f'{done} of {wanted} planned test runs',sum(max(0, n[m]-len(SEEDS)) for m in METHOD_ORDER)
+    if further: text += f' and {further} with further seeds'
     return f'{text}; not measured: {"; ".join(lack)}.' if 0<len(lack)<len(METHOD_ORDER) else f'{text}.'
 
 # %% ../../nbs/study/12_verdicts.ipynb #4e3fe3f9
@@ -89,19 +91,34 @@ def planned_variant(
     return [r for r in rs if r.get('variant')==variant]
 
 # %% ../../nbs/study/12_verdicts.ipynb #443773dd
+def _auroc_table(records, scores, more=None):
+    "A row for each method, a column for each score; `scores` and `more` of a record may be None"
+    rs = [r for r in records if scores(r)]
+    keys,more = list(dict.fromkeys(k for r in rs for k in scores(r))),more or {}
+    def plain(values): return f'{mean_std(values)[0]:.2f}'
+    def cell(values, to_text=percent):
+        values = [v for v in values if v is not None]
+        return to_text(values) if values else ''
+    def row(m, of):
+        aurocs,rest = [cell([scores(r).get(k) for r in of]) for k in keys],[cell(map(get, of), plain) for get in more.values()]
+        return [label(m), *aurocs, *rest, len(of)]
+    rows = [row(m, of) for m in METHODS if (of := [r for r in rs if r['method']==m])]
+    heads = {k.replace('_', ' '): ':' for k in (*keys, *more)}
+    return markdown_table({'method': '', **heads, 'seeds': ':'}, rows)
+
 def unseen_table(
     records:list, # test records of one data set
 )->str: # markdown
     "AUROC of images of another data set, by each score of uncertainty, mean over seeds"
-    rs = [r for r in records if r.get('unseen')]
-    keys = list(dict.fromkeys(k for r in rs for k in r['unseen']['auroc']))
-    def cell(of, k):
-        vs = [r['unseen']['auroc'][k] for r in of if k in r['unseen']['auroc']]
-        return percent(vs) if vs else ''
-    of = {m: [r for r in rs if r['method']==m] for m in dict.fromkeys(r['method'] for r in rs)}
-    rows = [[label(m), *[cell(v, k) for k in keys], len(v)] for m,v in of.items()]
-    heads = {k.replace('_', ' '): ':' for k in keys}
-    return markdown_table({'method': '', **heads, 'seeds': ':'}, rows)
+    return _auroc_table(records, lambda r: (r.get('unseen') or {}).get('auroc'))
+
+def errors_table(
+    records:list, # test records of one data set
+)->str: # markdown
+    "AUROC of a student's own errors, by each score, and the rank correlation of its mutual information with the teachers'"
+    def scores(r): return (r.get('uncertainty') or {}).get('auroc_errors')
+    def like_teachers(r): return r['uncertainty'].get('teacher_rank_correlation')
+    return _auroc_table(records, scores, {'rank correlation with teachers': like_teachers})
 
 # %% ../../nbs/study/12_verdicts.ipynb #0116801a
 def output_variance(
