@@ -1,13 +1,13 @@
 "Every page of results answers in a box at its top, and without records says what is missing."
-import ast, json, os, shutil
+import ast, json, shutil, sys
 from pathlib import Path
+from types import SimpleNamespace
 import matplotlib
 import pytest
-from ekd_nb.study import claims, records, tables
+from ekd_nb.study import claims, records, tables, verdicts
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(ROOT.glob('nbs/results/*.ipynb'))
-RECORDED = [p for p in PAGES if p.stem not in ('compat', 'defaults')]   # those that train, and of a suite of its own
 
 
 def code(path):
@@ -33,16 +33,49 @@ def test_a_page_opens_with_a_box(path):
     assert all(f'**{w}**' in first for w in ('Asked', 'Found', 'Means')), first
 
 
-@pytest.mark.parametrize('path', RECORDED, ids=lambda p: p.stem)
-def test_without_records_the_box_says_what_is_missing(path, tmp_path, monkeypatch):
-    matplotlib.use('agg')
+def empty_results(tmp_path, monkeypatch):
+    "A folder of results that holds the plans only, which are no records; the present folder is that of the pages"
     folder = tmp_path/'results'
-    kinds = 'runs', 'choices', 'repeats', 'benchmarks', 'gpu', 'faults', 'distributed', 'versions'
+    kinds = ('runs', 'choices', 'repeats', 'benchmarks', 'gpu', 'faults', 'distributed', 'versions', 'suite', 'fuzz',
+             'students')
     for d in kinds: (folder/d).mkdir(parents=True)
-    shutil.copytree(path.parents[2]/'results'/'plans', folder/'plans')   # plans are no records
+    shutil.copytree(ROOT/'results'/'plans', folder/'plans')
     (tmp_path/'nbs/results').mkdir(parents=True)
     monkeypatch.chdir(tmp_path/'nbs/results')
-    for m in (records, tables, claims): monkeypatch.setattr(m, 'results_dir', lambda f=None: Path(f) if f else folder)
+    def where(f=None): return Path(f) if f else folder
+    for m in (records, tables, claims, verdicts): monkeypatch.setattr(m, 'results_dir', where)
+    matplotlib.use('agg')
+    return folder
+
+
+def without_training(monkeypatch):
+    "The tools that one page runs, here with two rows each"
+    def tool(rows): return SimpleNamespace(table=lambda: rows, tmp=lambda: '/tmp')
+    rows = dict(compat=[('data', 'a', 'ok', ''), ('data', 'b', 'ok', '')], wrong_calls=[('data', 'a', 'no')]*2,
+                peers=[('losses', 'a', 'yes', 'yes', 'yes')]*2)
+    for name,r in rows.items(): monkeypatch.setitem(sys.modules, name, tool(r))
+
+
+@pytest.mark.parametrize('path', PAGES, ids=lambda p: p.stem)
+def test_without_records_the_box_says_what_is_missing(path, tmp_path, monkeypatch):
+    empty_results(tmp_path, monkeypatch)
+    without_training(monkeypatch)
     box = next(v.data for v in values(path) if '**Asked**' in getattr(v, 'data', ''))
     assert ('ithout a record' in box or 'not measured yet' in box) and 'nan' not in box, box
     assert '**Means** · Open until' in box or path.stem in ('speed', 'reliability', 'imagenette', 'scale'), box
+
+
+WHOLE = dict(plain=.6, branched=.62, wide=.62, kd_wide=.64, kd_wide_hint=.66, fitnet=.63, ekd_light=.68)
+
+
+@pytest.mark.parametrize('seeds', (1, 3, 6))
+@pytest.mark.parametrize('ekd,word', ((.7, 'ahead of'), (.62, 'behind'), (.66, 'too close to call against')))
+def test_records_of_all_of_cifar_fill_the_box(ekd, word, seeds, tmp_path, monkeypatch):
+    folder = empty_results(tmp_path, monkeypatch)
+    made = records.example_records(WHOLE | dict(ekd=ekd), seeds, data='cifar100', preset='full')
+    for r in made: records.save_record(dict(r, seed=10+r['seed'], device='a GPU', engine='graph'), folder/'runs')
+    shown = [v.data for v in values(ROOT/'nbs/results/scale.ipynb') if isinstance(getattr(v, 'data', None), str)]
+    box,text = next(t for t in shown if '**Asked**' in t),'\n'.join(shown)
+    assert 'On all of CIFAR-10 EKD is not measured yet' in box
+    assert 'a GPU, bfloat16, each training step as one CUDA graph' in text
+    assert ('settles nothing' in box)==(seeds==1) and (seeds==1 or f'{word} one wide network' in box), box

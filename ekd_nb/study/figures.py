@@ -262,7 +262,7 @@ def cost_scatter(
     ax=None            # matplotlib Axes
 ): # Axes
     "Accuracy against cost; small marks joined by a line are the same student with fewer branches"
-    ax, points = get_axes(ax, (7.2,4)), [p for p in points if p.get(cost)]
+    ax, points = get_axes(ax, (7.2,4.6)), [p for p in points if p.get(cost)]
     if not points: return not_measured(ax)
     for m in dict.fromkeys(p['method'] for p in points):
         style = {**plot_kwargs('teachers' if m=='teacher' else m), 'ls': ''}
@@ -274,7 +274,7 @@ def cost_scatter(
         ax.errorbar(*xy(whole), yerr=[100*p['std'] for p in whole], ms=9, capsize=4,
                     label='a teacher' if m=='teacher' else label(m), **style)
     ax.set(xscale='log', xlabel=_COSTS[cost], ylabel='test accuracy, %'); ax.grid(alpha=.3)
-    ax.margins(x=.12, y=.1); name_lines(ax, joined=True)
+    ax.margins(x=.12, y=.1); name_lines(ax, 8.5, joined=True)
     ax.xaxis.set_major_locator(LogLocator(subs=(1,2,5))); ax.xaxis.set_major_formatter(EngFormatter(sep=' '))
     ax.xaxis.set_minor_formatter(NullFormatter())
     return ax

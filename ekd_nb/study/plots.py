@@ -74,6 +74,15 @@ def _spread(places, heights):
     level = [mean_std(b)[0] for b in blocks for _ in b]
     return {i: v+offset[i] for i,v in zip(order, level)}
 
+def _within(places, heights):
+    "The same places, moved into the range from 0 to 1"
+    order = sorted(places, key=places.get)
+    for ks,edge,side in ((order[::-1], 1, -1), (order, 0, 1)):
+        for k,after in zip(ks, [*ks[1:], None]):
+            places[k] = min(places[k], edge) if side<0 else max(places[k], edge)
+            if after is not None: edge = places[k]+side*(heights[k]+heights[after])/2
+    return places
+
 # %% ../../nbs/study/09_plots.ipynb #5a0d0009
 def _labelled(ax):
     "Lines that have a name, and their names"
@@ -87,16 +96,19 @@ def name_lines(
 ):
     "The name of each line beside its right end, in its colour"
     lines, names = _labelled(ax)
-    names, line = [textwrap.fill(n, 17) for n in names], 1.2*size/(72*.8*ax.figure.get_size_inches()[1])
+    names = [textwrap.fill(n, 22 if joined else 17) for n in names]
+    line = 1.2*size/(72*.8*ax.figure.get_size_inches()[1])
+    heights = [line*(1.2+n.count('\n')) for n in names]
     ax.autoscale_view()
     to_axes = ax.transData+ax.transAxes.inverted()
     ends = [to_axes.transform((l.get_xdata()[-1], l.get_ydata()[-1])) for l in lines]
-    at = _spread([y for _,y in ends], [line*(1.2+n.count('\n')) for n in names])
+    at = _within(_spread([y for _,y in ends], heights), heights)
     for i,(l,n) in enumerate(zip(lines, names)):
         color = l.get_color()
         ax.annotate(n, (1, at[i]), (5,0), xycoords='axes fraction', textcoords='offset points', va='center',
                     color=color, fontsize=size, linespacing=.95, annotation_clip=False)
-        if joined: ax.plot((ends[i][0], 1), (ends[i][1], at[i]), color=color, lw=.7, alpha=.5, transform=ax.transAxes)
+        if not joined: continue
+        ax.plot((ends[i][0], 1.01), (ends[i][1], at[i]), color=color, lw=.7, transform=ax.transAxes, clip_on=False)
 
 # %% ../../nbs/study/09_plots.ipynb #9a743710
 @styled
@@ -163,14 +175,14 @@ def branch_bars(
 ): # Axes
     "Accuracy of each branch and of the ensemble, mean ± standard deviation over seeds"
     groups = by_method([r for r in records if len(r.get('branch_accuracy') or ())>1])
-    ax = get_axes(ax, (min(7.2, 2.4+1.9*len(groups)), 3.8))
+    ax = get_axes(ax, (2.2+1.4*len(groups), 3.8))
     if not groups: return not_measured(ax)
     x, ticks, ends = 0, [], []
     for m,rs in groups.items():
         bars = _bars(m, rs)
         for i,(c,(a,s),name,text) in enumerate(bars):
             ax.bar(x+i, a, .85, yerr=s if len(rs)>1 else None, color=c, ecolor=TEXT_COLOR, capsize=3)
-            ax.annotate(text, (x+i, a+s), (0,3), textcoords='offset points', ha='center', color=c, fontsize=10)
+            ax.annotate(text, (x+i, a+s), (0,3), textcoords='offset points', ha='center', color=c, fontsize=8.5)
             ticks.append((x+i, name if i!=len(bars)//2 else f'{name}\n{textwrap.fill(label(m), 16)}'))
             ends += [a-s, a+s]
         x += len(bars)+1

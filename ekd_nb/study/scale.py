@@ -85,8 +85,8 @@ def place_text(
     "Where EKD is beside another method"
     outcome,d = _outcome(found, m)
     if not d.n: return f'not compared with {name}'
-    extra = f' ({cost})' if cost else ''
-    if outcome in (1, -1, 'alone', None): return f"{_size(d)} points {'ahead of' if d.mean>0 else 'behind'} {name}{extra}"
+    side,extra = 'ahead of' if d.mean>0 else 'behind',f' ({cost})' if cost else ''
+    if outcome in (1, -1, 'alone', None): return f'{_size(d)} points {side} {name}{extra}'
     words = 'as good as' if outcome=='small' else 'too close to call against'
     return f"{words} {name} ({'; '.join(t for t in (f'{format_difference(d)} points', cost) if t)})"
 
@@ -165,7 +165,8 @@ def why_table(
     "What a branch reaches alone, what averaging adds, and on how many images two branches disagree"
     def mean_branch(r): return sum(r['branch_accuracy'])/len(r['branch_accuracy'])
     keys = mean_branch,ensemble_gain,'test_accuracy','disagreement'
-    def row(m): return [label(m), *[percent([*by_seed(records, m, k).values()]) for k in keys], len(by_seed(records, m))]
+    def cell(m, k): return percent(v) if (v := [*by_seed(records, m, k).values()]) else ''
+    def row(m): return [label(m), *[cell(m, k) for k in keys], len(by_seed(records, m))]
     head = {'method': '', 'a branch alone, %': ':', 'averaging adds, points': ':', 'together, %': ':',
             'disagreement, %': ':', 'seeds': ':'}
     return markdown_table(head, [row(m) for m in _BRANCHED if by_seed(records, m)])
@@ -206,8 +207,8 @@ def best_form_text(
         wide = mean.get(('kd_wide_hint', c))
         what = 'One wide network with the same hints' + ('' if c=='default' else f', {c},')
         if wide: parts.append(f'{what} has {100*wide:.1f} %.')
-    n = max(len(r['accuracy']) for r in rows)
-    return ' '.join(parts + ['One seed each: within ± 1 point of noise.']*(n==1))
+    if all(len(r['accuracy'])==1 for r in rows): parts.append('One seed each: within ± 1 point of noise.')
+    return ' '.join(parts)
 
 # %% ../../nbs/study/13_scale.ipynb #37b2a5c1
 _UNSURE = dict(entropy='entropy', mutual_information='mutual information')

@@ -100,7 +100,8 @@ def _auroc_table(records, scores, more=None):
         values = [v for v in values if v is not None]
         return to_text(values) if values else ''
     def row(m, of):
-        aurocs,rest = [cell([scores(r).get(k) for r in of]) for k in keys],[cell(map(get, of), plain) for get in more.values()]
+        aurocs = [cell([scores(r).get(k) for r in of]) for k in keys]
+        rest = [cell(map(get, of), plain) for get in more.values()]
         return [label(m), *aurocs, *rest, len(of)]
     rows = [row(m, of) for m in METHODS if (of := [r for r in rs if r['method']==m])]
     heads = {k.replace('_', ' '): ':' for k in (*keys, *more)}
@@ -115,7 +116,7 @@ def unseen_table(
 def errors_table(
     records:list, # test records of one data set
 )->str: # markdown
-    "AUROC of a student's own errors, by each score, and the rank correlation of its mutual information with the teachers'"
+    "AUROC of a student's own errors, by each score; rank correlation of its mutual information with the teachers'"
     def scores(r): return (r.get('uncertainty') or {}).get('auroc_errors')
     def like_teachers(r): return r['uncertainty'].get('teacher_rank_correlation')
     return _auroc_table(records, scores, {'rank correlation with teachers': like_teachers})
