@@ -77,7 +77,8 @@ def progress_text(
     lack = [label(m) for m in METHOD_ORDER if not n[m]]
     text,further = f'{done} of {wanted} planned test runs',sum(max(0, n[m]-len(SEEDS)) for m in METHOD_ORDER)
     if further: text += f' and {further} with further seeds'
-    return f'{text}; not measured: {"; ".join(lack)}.' if 0<len(lack)<len(METHOD_ORDER) else f'{text}.'
+    if 5<len(lack)<len(METHOD_ORDER): return f'{text}, of {len(METHOD_ORDER)-len(lack)} of {len(METHOD_ORDER)} methods.'
+    return f'{text}; not measured: {"; ".join(lack)}.' if 0<len(lack)<6 else f'{text}.'
 
 # %% ../../nbs/study/12_verdicts.ipynb #4e3fe3f9
 def planned_variant(
