@@ -119,7 +119,7 @@ def _so_far(records):
     "What the main methods beside EKD have reached"
     names = dict(plain='the plain student', branched='branches on labels', kd_wide='KD into one wide network') | _BESIDE
     reached = {name: percent([*v]) for m,name in names.items() if (v := by_seed(records, m).values())}
-    return f"; so far {join_words([f'{name} has {a} %' for name,a in reached.items()])}" if reached else ''
+    return f"; so far: {join_words([f'{name} {a} %' for name,a in reached.items()])}" if reached else ''
 
 def family(
     records:list, # of one setting and fraction
