@@ -229,3 +229,16 @@ def test_bfloat16_with_a_teacher_without_features():
     learn = ekd_learner(image_dls(DATA, ROWS, bs=64), 'resnet8-w4', [traced], judge=False, cbs=[BF16Callback()],
                         loss_func=EKDLoss(gamma=0))
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3)
+
+
+def test_operations_of_a_step_are_counted_without_a_clock():
+    from ekd_nb.study.timing import OperationCount, step_operations
+    with OperationCount() as c: (torch.ones(2)+1).sum()
+    assert c.n == 3
+    data = load_images('digits')
+    nets = [get_model('resnet8-w4', 10, 1)]
+    def learner(n):
+        torch.manual_seed(0)
+        return ekd_learner(image_dls(data, range(n), bs=20, seed=0, device='cpu'), 'resnet8-w4', nets, judge=False)
+    assert step_operations(learner(60)) == step_operations(learner(60)) > 100
+    with pytest.raises(EKDError, match='learn: got .1 training batches., expected at least 2'): step_operations(learner(20))

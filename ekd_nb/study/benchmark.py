@@ -7,7 +7,7 @@ Docs: https://ekd-nb.github.io/ekd_nb/study/benchmark.html.md"""
 # %% auto #0
 __all__ = ['QUICK', 'PARTS', 'HINTS', 'exported_students', 'inference', 'inference_ratios', 'profile_steps', 'compile_cost',
            'relative_run_time', 'main_ratios', 'hardware_info', 'Load', 'run_benchmark', 'training_step', 'hint_cost',
-           'hint_record', 'main']
+           'hint_record', 'option_times', 'main']
 
 # %% ../../nbs/study/15_benchmark.ipynb #b65580bb
 import argparse, gc, os, platform, tempfile, time, warnings
@@ -305,6 +305,21 @@ def hint_record(
         b = Bench(Setup(images=2*bs, bs=bs), device)
         out[f'batch {bs}'] = hint_cost(b, rounds)
     return _about(b) | dict(rounds=rounds, hints=HINTS, steps=out) | load.record()
+
+# %% ../../nbs/study/15_benchmark.ipynb #3d8f3a18
+def option_times(
+    learners:dict, # name -> Learner
+    rounds:int=5,
+)->dict: # name -> processor seconds of an epoch over that of the first Learner, the median of the rounds
+    "Epochs of several Learners, in turns"
+    res = {k: [] for k in learners}
+    for i in range(rounds+1):
+        for k,learn in learners.items():
+            start = clock()
+            with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3)
+            if i: res[k].append((clock()-start)[1])
+    first = next(iter(res.values()))
+    return {k: median_range([a/b for a,b in zip(v, first)])['median'] for k,v in res.items()}
 
 # %% ../../nbs/study/15_benchmark.ipynb #d98b83bc
 def _arguments(argv):
