@@ -73,7 +73,7 @@ docs: $(VENV)/.installed-dev         ## build the site with Quarto into _docs/ a
 	$(BIN)/nbdev-docs
 	$(PY) tools/preview/check.py _docs
 
-faults: $(VENV)/.installed           ## kill runs, damage files, fill the disk: how many trials of how many hold (a record in results/faults)
+faults: $(VENV)/.installed           ## kill runs, damage files, fill the disk: how many runs survive (a record in results/faults)
 	OMP_NUM_THREADS=1 $(PY) -W ignore tools/faults.py $(ARGS)
 
 N    ?= 500

@@ -22,7 +22,8 @@ from .arrays import DataNotFound, ImageArrays, load_images, stratified_split, st
 from .data import image_dls
 from .models import count_flops, count_params
 from .student import BranchedStudent, branched_student
-from .teachers import TeacherAdapter, TeacherEnsemble, load_teacher, read_manifest, save_teacher
+from .teachers import TeacherAdapter, TeacherEnsemble
+from .teacher_files import load_teacher, read_manifest, save_teacher
 from .pretrained import pretrained_teachers
 from .memo import TeacherMemo, load_memo, save_memo
 from .losses import DistillLoss, EKDLoss

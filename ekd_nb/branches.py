@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .core import EKDError
+from .core import EKDError, expect
 
 # %% ../nbs/04_branches.ipynb #9a3ec136
 class Branch(nn.Module):
@@ -55,7 +55,7 @@ class Fusion(nn.Module):
         n_trunk:int=16, # channels F that leave the trunk
     ):
         super().__init__()
-        if name not in self.names: raise EKDError(f'fusion: got {name!r}, expected one of {", ".join(self.names)}')
+        expect(name in self.names, 'fusion', name, f'one of {", ".join(self.names)}')
         self.name = name
         self.gate = nn.Linear(n_trunk, n_branches) if name=='gate' else None
 

@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Tracer
 
-from .core import EKDError, add_digest, digest_matches, expect, same_answers
-from .core import tensor_digest, write_atomic, write_json
+from .core import (EKDError, add_digest, digest_matches, expect, probe_images, same_answers, tensor_digest,
+                         write_atomic, write_json)
 from .fold import fold_batchnorm
 from .models import ZeroPadShortcut
-from .student import BranchedStudent, probe_images
+from .student import BranchedStudent
 
 # %% ../nbs/16_browser.ipynb #8986ee05
 NetworkGraph = namedtuple('NetworkGraph', 'ops branches weights')

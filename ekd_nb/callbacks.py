@@ -26,7 +26,7 @@ from .data import batch_version, no_key_reason, pixels_unchanged
 from .loaders import n_batches
 from .losses import DistillLoss, as_distill_loss
 from .memo import TeacherMemo
-from .student import StudentOutput
+from .branches import StudentOutput
 from .teachers import TeacherEnsemble
 from .watch import (NonFiniteLoss, ReadErrors, StopOnNonFinite, WarnDeadBranch, WarnHintsDominate, inside_fit,
                           is_training_fit)

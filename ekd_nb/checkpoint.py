@@ -21,8 +21,8 @@ from fastai.callback.progress import CSVLogger
 from fastai.torch_core import get_model as unwrap_model, is_listy, num_distrib, one_param, rank_distrib, to_device
 from fastcore.basics import patch
 
-from .callbacks import is_training_fit
-from .core import EKDError, write_atomic
+from .watch import is_training_fit
+from .core import EKDError, expect, write_atomic
 from .memo import load_memo, save_memo
 try: import fcntl
 except ImportError: fcntl = None   # Windows has no such locks
@@ -106,7 +106,7 @@ def _load_recorder(learn, s):
     r.smooth_loss.count,r.smooth_loss.val = s['smooth']
 
 def _read_cbs(learn):
-    "What callbacks that stop or save by a metric remember, and how many batches `GradientAccumulation` has counted"
+    "The state of callbacks that stop or save by a metric, and the batches that `GradientAccumulation` has counted"
     kept = ('best', 'wait', 'count')
     def state(cb): return {k: v for k,v in vars(cb).items() if k in kept and isinstance(v, (int, float))}
     return {cb.name: state(cb) for cb in learn.cbs}
@@ -180,7 +180,7 @@ class Checkpoint(Callback):
         keep:int=2, # how many checkpoints to keep
         memo_bytes:int=2**28, # a cache of teacher outputs is saved beside them if it is no larger; 0: never
     ):
-        if keep<1: raise EKDError(f'keep: got {keep}, expected at least 1 checkpoint to keep')
+        expect(keep>=1, 'keep', keep, 'at least 1 checkpoint to keep')
         self.folder,self.keep,self.memo_bytes = Path(folder).absolute(),keep,memo_bytes
         self.n_fit,self._misses = -1,None   # fits of this Learner so far; misses of the cache when it was saved
         self._begin()
@@ -238,10 +238,10 @@ def _check(self:Checkpoint, path, s):
         raise EKDError(f'folder: {path} belongs to a run of {ranks} processes, this one has {here}; start as many or choose another folder')
     if s['data']!=self._data(): raise EKDError(f'folder: {path} belongs to a run on other data; choose another folder')
     def shapes(state): return {k: list(v.shape) for k,v in state.items()}
-    mine,theirs = shapes(unwrap_model(self.learn.model).state_dict()),shapes(s['model'])
-    if theirs==mine: return
-    k = next(k for k in {**mine, **theirs} if mine.get(k)!=theirs.get(k))
-    raise EKDError(f"folder: {path} holds another network ({k}: {theirs.get(k, 'nothing')}, here {mine.get(k, 'nothing')}), "
+    now,saved = shapes(unwrap_model(self.learn.model).state_dict()),shapes(s['model'])
+    if saved==now: return
+    k = next(k for k in {**now, **saved} if now.get(k)!=saved.get(k))
+    raise EKDError(f"folder: {path} holds another network ({k}: {saved.get(k, 'nothing')}, here {now.get(k, 'nothing')}), "
                    'started with other arguments or other code; delete it or choose another folder')
 
 @patch

@@ -34,7 +34,7 @@ def deploy(
     keep=None, # how many branches, or which; `None` for all
     fused:bool=False, # one network of grouped convolutions instead of branches one by one? Measure before you choose
 )->nn.Module: # images [B,channels,H,W] -> ensemble logits [B,C], in evaluation mode
-    "Fold BatchNorm, drop branches if asked, and join branches if asked"
+    "Fold BatchNorm; where it is wanted, keep only some branches, and join them"
     expected = 'a BranchedStudent; fold_batchnorm takes any network'
     if not isinstance(student, BranchedStudent): raise EKDError(f'student: got {type(student).__name__}, expected {expected}')
     if keep is not None: student = student.keep(keep)
@@ -155,7 +155,7 @@ def _rebuild(man):
 
 # %% ../nbs/16_deploy.ipynb #b5ad5f41
 def _checked_info(found, info, n_out, channels):
-    "What the Learner says and what the caller says in its place, refused if it cannot be true"
+    "What the Learner knows, with what the caller gives in its place; refused if it cannot be true"
     info = dict(info)
     if isinstance(info.get('teachers'), str): info['teachers'] = [info['teachers']]
     names = info.get('teachers', [])

@@ -145,9 +145,9 @@ def _cka(a, b):
     "Linear CKA, NaN where one of the two is the same for every image"
     a, b = a-a.mean(0), b-b.mean(0)
     wide = max(a.shape[1], b.shape[1]) > len(a)
-    f = (lambda s,t: ((s@s.T)*(t@t.T)).sum()) if wide else (lambda s,t: (s.T@t).square().sum())
-    norms = f(a,a)*f(b,b)
-    return (f(a,b)/norms.sqrt()).item() if norms else float('nan')
+    def overlap(s, t): return ((s@s.T)*(t@t.T)).sum() if wide else (s.T@t).square().sum()
+    norms = overlap(a, a)*overlap(b, b)
+    return (overlap(a, b)/norms.sqrt()).item() if norms else float('nan')
 
 def linear_cka(
     a:Tensor, # features, float [B,…]
@@ -168,7 +168,8 @@ def latencies(
 ) -> dict: # name -> {'median_s', 'low_s' (10 %), 'high_s' (90 %), 'images_per_s', 'batch', 'repeats', 'device'}
     "Seconds of a forward pass in eval mode, models timed in turns"
     if repeats<1: raise EKDError(f"repeats={repeats}: expected at least 1.")
-    sync = torch.cuda.synchronize if x.is_cuda else (lambda: None)
+    def sync():
+        if x.is_cuda: torch.cuda.synchronize()
     times = {n: [] for n in models}
     for i in range(warmup+repeats):
         for n,m in models.items():

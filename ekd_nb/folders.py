@@ -8,7 +8,6 @@ Docs: https://ekd-nb.github.io/ekd_nb/folders.html.md"""
 __all__ = ['read_square', 'read_folders']
 
 # %% ../nbs/00_folders.ipynb #a55e299a
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +20,16 @@ def read_square(
     side:int, # in pixels
 )->np.ndarray: # RGB, uint8 [side,side,3]
     "The middle of a picture, scaled to a square"
-    pil = import_module('PIL.Image'),import_module('PIL.ImageOps')   # slow to import
+    from PIL import Image, ImageOps   # slow to import
     try:
-        with pil[0].open(file) as im:
-            return np.asarray(pil[1].fit(im.convert('RGB'), (side, side), pil[0].Resampling.BILINEAR))
+        with Image.open(file) as im:
+            return np.asarray(ImageOps.fit(im.convert('RGB'), (side, side), Image.Resampling.BILINEAR))
     except (OSError, ValueError) as e: raise EKDError(f'path: {file} is not a picture ({str(e).splitlines()[0]})') from None
 
 def _read_part(folder, side):
     "The images of a folder with a subfolder for each class: uint8 [N,side,side,3], int64 [N], names of the subfolders"
-    datasets = import_module('torchvision.datasets')   # slow to import
-    try: found = datasets.ImageFolder(folder)
+    from torchvision.datasets import ImageFolder   # slow to import
+    try: found = ImageFolder(folder)
     except (FileNotFoundError, OSError) as e: raise EKDError(f'path: {folder} is no folder of classes ({str(e).splitlines()[0]})') from None
     x = np.stack([read_square(file, side) for file,_ in found.samples])
     return x,np.array(found.targets, dtype=np.int64),found.classes

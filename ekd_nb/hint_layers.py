@@ -18,7 +18,7 @@ from fastai.callback.core import Callback
 from fastai.torch_core import get_model as unwrap_model
 from fastcore.basics import patch
 
-from .core import EKDError
+from .core import EKDError, expect
 from .features import layers_text, match_layer
 from .student import BranchedStudent
 from .teachers import TeacherEnsemble
@@ -29,8 +29,8 @@ def split_hints(
     n_teachers:int, # T
 )->tuple: # (T layers of the student, T layers of the teachers), each a name or None
     "The two sides of `hints`, checked"
-    if not isinstance(hints, (list, tuple)) or any(not _is_hint(h) for h in hints):
-        raise EKDError(f'hints: got {hints!r}, expected a list: for each teacher its layer, or a pair (layer of the student, its layer)')
+    ok = isinstance(hints, (list, tuple)) and all(map(_is_hint, hints))
+    expect(ok, 'hints', hints, 'a list: for each teacher its layer, or a pair (layer of the student, its layer)')
     if len(hints)!=n_teachers: raise EKDError(f'hints: got {len(hints)} entries, expected one for each of the {n_teachers} teachers')
     pairs = [h if isinstance(h, (tuple, list)) else (None, h) for h in hints]
     return [s for s,_ in pairs],[t for _,t in pairs]
@@ -53,10 +53,10 @@ def at_layers(self:TeacherEnsemble,
 )->tuple: # (teachers, the same object where it has these layers; T layers of the student, None where all are last feature maps)
     "Teachers whose features come from the layers that `hints` names"
     if hints is None: return self,None
-    mine,theirs = split_hints(hints, len(self))
-    mine = mine if any(mine) else None
-    if self.layers==theirs: return self,mine
-    return TeacherEnsemble(self.models, self.names, self.feature_grid or 4, self.class_maps, theirs),mine
+    of_student,of_teachers = split_hints(hints, len(self))
+    of_student = of_student if any(of_student) else None
+    if self.layers==of_teachers: return self,of_student
+    return TeacherEnsemble(self.models, self.names, self.feature_grid or 4, self.class_maps, of_teachers),of_student
 
 # %% ../nbs/11_hint_layers.ipynb #11f1000a
 def student_layer(

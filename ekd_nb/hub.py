@@ -16,7 +16,7 @@ from torch import nn
 
 from .core import EKDError, expect
 from .deploy import load_student, model_card, save_student
-from .teachers import load_teacher, manifest_path, read_manifest, save_teacher
+from .teacher_files import load_teacher, manifest_path, read_manifest, save_teacher
 
 # %% ../nbs/16_hub.ipynb #ae40b4a0
 def _hub():

@@ -77,7 +77,7 @@ def by_seed(
     key='test_accuracy', # of a record, or a function of one; None is left out
 )->dict: # seed -> number
     "What a method reached with each seed"
-    get = key if callable(key) else (lambda r: r.get(key))
+    def get(r): return key(r) if callable(key) else r.get(key)
     rs = [r for r in records if r['method']==name]
     if twice := [s for s,n in Counter(r['seed'] for r in rs).items() if n>1]:
         raise EKDError(f"records hold {name} with seed {twice[0]} more than once: expected records of one setting and one fraction.")

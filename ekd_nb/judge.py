@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .arrays import DATASETS
 from .core import EKDError
 from .data import ViewLoader
-from .loaders import watched
+from .loaders import read_batches
 from .models import first_channels
 from .teacher_files import class_names, data_stats, manifest_stats, names_fault, stats_fault
 from .teachers import TeacherAdapter, TeacherEnsemble, map_logits, run_network
@@ -66,8 +66,8 @@ def class_map(
 def _same_stats(a, b, tol=.02):
     "Are two normalisations the same for a network? A single number is for all channels"
     n = max(len(a[0]), len(b[0]))
-    def spread(o): return o*n if len(o)==1 else o
-    return all(abs(u-v)<=tol for p,q in zip(a, b) for u,v in zip(spread(list(p)), spread(list(q))))
+    def for_all(o): return o*n if len(o)==1 else o
+    return all(abs(u-v)<=tol for p,q in zip(a, b) for u,v in zip(for_all(list(p)), for_all(list(q))))
 
 @patch
 def match(self:TeacherEnsemble,
@@ -84,11 +84,11 @@ def match(self:TeacherEnsemble,
             maps[i],unknown = cm,[str(v) for v,c in zip(vocab, cm) if c is None]
             log(f'{entry} numbers its classes in another way than the data: mapped by name'
                 + (f'; it does not know {len(unknown)} of {len(vocab)} ({", ".join(unknown[:3])})' if unknown else ''))
-        theirs = man.get('stats')
-        if theirs and stats and not _same_stats(theirs, stats):
-            n = first_channels(model, len(theirs[0]))
+        teacher_stats = man.get('stats')
+        if teacher_stats and stats and not _same_stats(teacher_stats, stats):
+            n = first_channels(model, len(teacher_stats[0]))
             channels = n if {n, len(stats[0])}=={1, 3} else None
-            models[i] = TeacherAdapter(model, stats, theirs, channels=channels)
+            models[i] = TeacherAdapter(model, stats, teacher_stats, channels=channels)
             log(f'{entry} was trained on images normalised in another way: adapted')
     if models==list(self.models) and maps==list(self.class_maps): return self
     device = next(self.parameters(), torch.zeros(())).device
@@ -107,7 +107,7 @@ def labelled_images(
     "Some images with their labels"
     found,total = [],0
     with no_random():
-        for b in watched(_loader(dls) or (), 'dls: a batch of labelled images'):
+        for b in read_batches(_loader(dls) or (), 'dls: a batch of labelled images'):
             if not isinstance(b, (list, tuple)) or len(b)!=2 or not all(isinstance(o, Tensor) for o in b): break
             x,y = (o.as_subclass(Tensor)[:n-total] for o in b)
             if y.ndim!=1 or y.is_floating_point(): break
@@ -137,9 +137,9 @@ def _remarks(z, y, man):
     if acc<=chance + 3*(chance*(1-chance)/n)**.5:
         found.append(f'near chance ({chance:.1%})' + (' for so few images' if acc>chance and n<100 else ''))
         found += _permuted(z, y)
-    said = man.get('accuracy')
-    if isinstance(said, Real) and 0<said<=1 and acc<said-max(.05, 3*(said*(1-said)/n)**.5):
-        found.append(f'far below the {said:.1%} of its manifest: is the normalisation the same?')
+    recorded = man.get('accuracy')
+    if isinstance(recorded, Real) and 0<recorded<=1 and acc<recorded-max(.05, 3*(recorded*(1-recorded)/n)**.5):
+        found.append(f'far below the {recorded:.1%} of its manifest: is the normalisation the same?')
     if (z>=0).all() and ((z.sum(1)-1).abs()<1e-3).all():
         found.append('its outputs are probabilities (rows sum to 1), expected logits: remove the softmax at its end')
     return found

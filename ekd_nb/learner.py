@@ -31,11 +31,11 @@ from .loaders import exportable
 from .distributed import DistributedSync
 from .hint_layers import HintLayers, LayerProjections, hint_layer_cbs, layer_projections, noted_maps
 from .losses import as_distill_loss
-from .networks import adapt_channels, replace_classifier
+from .networks import adapt_channels, create_network, replace_classifier
 from .preflight import (Preflight, check_classes, check_match, check_network, check_single_images, data_classes,
                               dry_run, first_batch, preflight, probe_student)
 import ekd_nb.student_picture   # adds `draw` to students
-from .student import BranchedStudent, branch_indices, branched_student, create_network
+from .student import BranchedStudent, branch_indices, branched_student
 from .targets import resolve_assignment
 from .watch import ReadErrors, StopOnNonFinite, WarnDeadBranch, WarnHintsDominate
 
@@ -109,7 +109,8 @@ def make_student(
     if isinstance(arch, BranchedStudent): return _check_finished(arch, n_branches, found.n_out, split, fusion)
     if isinstance(arch, (list, tuple)) and not arch: raise EKDError('arch: got an empty list, expected a network for each branch')
     if n_branches is None: n_branches = len(arch) if isinstance(arch, (list, tuple)) else max(1, found.n_teachers)
-    if not isinstance(n_branches, int) or n_branches<1: raise EKDError(f'n_branches: got {n_branches!r}, expected at least 1 branch')
+    some = isinstance(n_branches, int) and n_branches>0
+    expect(some, 'n_branches', n_branches, 'at least 1 branch')
     channels,size = found.x.shape[1],found.x.shape[-1]
     return branched_student(arch, n_branches, found.n_out, split, fusion, channels,
                             cut, size=size, pretrained=pretrained)
@@ -236,7 +237,7 @@ def ekd_columns(
 def student_splitter(
     model, # the student, maybe wrapped for several GPUs
 )->list: # of lists of parameters
-    "Trunk, branches and heads, for freezing and discriminative learning rates"
+    "Parameters of the trunk, the branches and the classifiers, for freezing and discriminative learning rates"
     return unwrap_model(model).param_groups()
 
 # %% ../nbs/12_learner.ipynb #fea0b088
@@ -258,7 +259,7 @@ def ekd_learner(
     loss_func=None, # a `DistillLoss`, or a function of `StudentOutput` and labels; `EKDLoss()` by default
     metrics=accuracy, # fastai metrics
     cbs=None, # further callbacks
-    splitter=student_splitter, # parameter groups: trunk, branches, heads
+    splitter=student_splitter, # parameter groups: trunk, branches, classifiers
     **kwargs,
 )->Learner:
     "A Learner whose student learns each branch from a teacher of its own and from the labels"

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .core import EKDError, lost_by_rounding, tensor_digest, write_atomic
-from .data import ViewSet
+from .arrays import ViewSet
 from .teachers import TeacherEnsemble, TeacherOutput, compute_dtype, known_classes
 
 # %% ../nbs/06_memo.ipynb #751557fa
@@ -223,7 +223,7 @@ def _check_batch(self:TeacherMemo, x):
     precision = compute_dtype(x)
     if self.precision is None: self.precision = precision
     if precision!=self.precision:
-        raise EKDError(f'memo: it was filled in {self.precision}, this run asks in {precision}; '
+        raise EKDError(f'memo: it was filled in {self.precision}, this run computes in {precision}; '
                        'expected one precision for all runs that share a memo')
     if not self.checked: self.teachers.check_independent(x, 'memo')
     self.checked = True
@@ -232,7 +232,7 @@ def _check_batch(self:TeacherMemo, x):
 @patch
 def _lost(self:TeacherMemo, out):
     "What the table cannot hold of a batch: a text, or None"
-    few = out.logits.shape[1]<8   # too few images to know how outputs differ
+    few = out.logits.shape[1]<8   # too few images to see how outputs differ
     parts = [(z, int(z.shape[1]>1)) for z in out.logits]
     if self.features: parts += [(f, [d for d in range(f.ndim) if d!=1]) for f in out.features]
     return lost_by_rounding([(p, None) for p,_ in parts] if few else parts, self.dtype)
@@ -253,7 +253,7 @@ def __call__(self:TeacherMemo,
 )->TeacherOutput:
     "The teachers' outputs for a batch, from the table where it has them"
     if self.disabled: return self.teachers(x)
-    look = x.device.type=='cpu' or not self.checked   # a GPU would wait for every later batch
+    check = x.device.type=='cpu' or not self.checked   # a GPU would wait for every later batch
     self._check_batch(x)
     rows = self.index.rows(key.idx)
     slots = self.index.slots(rows, key.view)
@@ -264,7 +264,7 @@ def __call__(self:TeacherMemo,
     out = self.teachers(x.index_select(0, _to(miss, x)) if len(hit) else x)
     if self.table is None and not self.allocate(out): return out if not len(hit) else self.teachers(x)
     if self.shapes is None: self._record_shapes(out)
-    if look and not self._fits(out): return out if not len(hit) else self.teachers(x)
+    if check and not self._fits(out): return out if not len(hit) else self.teachers(x)
     new = self._pack(out).clamp(-self.numbers.max, self.numbers.max).to(self.dtype)   # a finite output stays finite
     self._store(rows[miss], key.view[miss], new)
     if not len(hit): return self._unpack(new)
@@ -333,7 +333,7 @@ def check_memo(
 
 # %% ../nbs/06_memo.ipynb #58f39185
 _PARTS = dict(data='the data', teachers='the teachers', views='the views', format='the file format',
-              features='the remembered features',
+              features='the cached features',
               dtype='the number format', n_views='the views per image')
 
 def _identity(memo):

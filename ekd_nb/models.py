@@ -8,8 +8,8 @@ Docs: https://ekd-nb.github.io/ekd_nb/models.html.md"""
 __all__ = ['resnet8', 'resnet14', 'resnet20', 'resnet32', 'resnet44', 'resnet56', 'resnet110', 'resnet8x4', 'resnet32x4',
            'wrn_16_1', 'wrn_16_2', 'wrn_40_1', 'wrn_40_2', 'wrn_28_10', 'densenet_40_12', 'densenet_100_12', 'MODELS',
            'he_init', 'StagedNet', 'ZeroPadShortcut', 'BasicBlock', 'CifarResNet', 'PreActBlock', 'WideResNet',
-           'DenseLayer', 'DenseNetBC', 'get_model', 'count_params', 'first_channels', 'count_flops', 'width_for_params',
-           'width_for_flops']
+           'DenseLayer', 'DenseNetBC', 'get_model', 'count_params', 'first_channels', 'multiply_adds', 'count_flops',
+           'width_for_params', 'width_for_flops']
 
 # %% ../nbs/03_models.ipynb #a4480e87
 import re
@@ -272,15 +272,22 @@ def first_channels(
     return default if first is None else getattr(first, 'in_channels', None) or first.num_features
 
 # %% ../nbs/03_models.ipynb #e85643e1
+def multiply_adds(
+    module, # a network, or a part of one
+    x:Tensor, # its input
+)->tuple: # (multiply-adds, output)
+    "Run a module and count its multiply-adds"
+    with FlopCounterMode(display=False) as counter: out = module(x)
+    return counter.get_total_flops()//2,out
+
 def count_flops(
     model:nn.Module,   # any network
     size:tuple=(3,32,32) # shape of one image (C,H,W)
 ) -> int: # multiply-adds for one image, in eval mode
     "Multiply-adds of one forward pass in eval mode"
     p = next(model.parameters())
-    with torch.no_grad(), eval_mode(model), FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, *size, device=p.device, dtype=p.dtype))
-    return counter.get_total_flops()//2
+    with torch.no_grad(), eval_mode(model):
+        return multiply_adds(model, torch.zeros(1, *size, device=p.device, dtype=p.dtype))[0]
 
 # %% ../nbs/03_models.ipynb #a572b9ae
 def _nearest_width(f, target):

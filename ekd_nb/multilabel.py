@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor
 
-from .core import EKDError, expect, upcast
+from .core import expect, upcast
 from .losses import EKDLoss
 from .targets import branch_targets
 
@@ -41,8 +41,8 @@ class MultiLabelEKDLoss(EKDLoss):
     ):
         super().__init__(*args, **kwargs)
         expect(isinstance(thresh, Real) and 0<thresh<1, 'thresh', thresh, 'a probability between 0 and 1')
-        if self.teacher_weights!='equal':
-            raise EKDError(f"teacher_weights: got {self.teacher_weights!r}, expected 'equal' where an image has several labels")
+        equal = self.teacher_weights=='equal'
+        expect(equal, 'teacher_weights', self.teacher_weights, "'equal' where an image has several labels")
         self.thresh = thresh
 
     def ce(self,

@@ -11,7 +11,7 @@ __all__ = ['LossNumber']
 import math
 from numbers import Real
 
-from .core import EKDError
+from .core import expect
 
 # %% ../nbs/06_numbers.ipynb #eeee1261
 class LossNumber:
@@ -28,7 +28,7 @@ class LossNumber:
         schedule = value if callable(value) else None
         values = self._values(value) if schedule else [value]
         ok = values and all(isinstance(v, Real) and self.low<=v<=self.high for v in values)
-        if not ok: raise EKDError(f'{self.name}: got {value}, expected {self.wanted}, or a schedule of it such as SchedCos(60, 0)')
+        expect(ok, self.name, value, f'{self.wanted}, or a schedule of it such as SchedCos(60, 0)')
         loss.schedules.pop(self.name, None)
         if schedule: loss.schedules[self.name] = schedule
         loss.numbers[self.name],loss.peaks[self.name] = values[0],max(values)

@@ -25,7 +25,8 @@ from .losses import DistillLoss, FunctionLoss
 from .hint_layers import check_hints
 import ekd_nb.judge   # gives a `TeacherEnsemble` its `match` and `judge`
 from .memo import check_memo
-from .student import BranchedStudent, StudentOutput
+from .student import BranchedStudent
+from .branches import StudentOutput
 from .targets import resolve_assignment
 from .teachers import TeacherEnsemble, TeacherOutput, as_ensemble
 
@@ -61,8 +62,8 @@ def data_classes(
     "How many classes the data has"
     try: return get_c(dls)
     except Exception:   # whatever `c` and `vocab` are
-        said = {k: getattr(dls, k, None) for k in ('c', 'vocab')}
-        raise EKDError(f"dls: got c={said['c']!r} and vocab={said['vocab']!r}, expected the number of classes and their names") from None
+        found = {k: getattr(dls, k, None) for k in ('c', 'vocab')}
+        raise EKDError(f"dls: got c={found['c']!r} and vocab={found['vocab']!r}, expected the number of classes and their names") from None
 
 def _check_labels(y, multi_label):
     several = isinstance(y, Tensor) and y.ndim==2 and bool(((y==0)|(y==1)).all())
@@ -217,9 +218,9 @@ def check_match(
     found:Preflight,
 )->list: # index of each branch's teacher, None for the average
     "Refuse a student that does not suit the loss; else return which teacher each branch has"
-    if loss.fusion not in (None, student.fusion.name):
-        raise EKDError(f'fusion: got {student.fusion.name!r}, expected {loss.fusion!r} for {loss.name}')
-    if loss.multi_label and student.fusion.name=='prob':
+    fusion = student.fusion.name
+    expect(loss.fusion in (None, fusion), 'fusion', fusion, f'{loss.fusion!r} for {loss.name}')
+    if loss.multi_label and fusion=='prob':
         raise EKDError("fusion: got 'prob', the mean of softmax probabilities, which are not for several labels; expected 'mean' or 'gate'")
     return resolve_assignment(student.n_branches, found.n_teachers, loss.assign) if found.n_teachers else []
 
@@ -241,7 +242,7 @@ def dry_run(
     except EKDError: raise
     except Exception as e:
         why = (str(e) or type(e).__name__).splitlines()[0]
-        advice = '; EKDLoss has label_smoothing and beta=gamma=0 for labels alone'
-        raise EKDError(f"loss_func: {loss.name} cannot judge a student's output ({why})"
-                       + advice*isinstance(loss, FunctionLoss)) from None
+        labels = '; EKDLoss has label_smoothing and beta=gamma=0 for labels alone'
+        advice = labels if isinstance(loss, FunctionLoss) else ''
+        raise EKDError(f"loss_func: {loss.name} cannot judge a student's output ({why}){advice}") from None
     if not isinstance(value, Tensor): raise EKDError(f'loss_func: returns a {type(value).__name__}, expected a tensor')

@@ -11,7 +11,8 @@ __all__ = ['WEIGHTS_DIR', 'PRETRAINED_ARCHS', 'LARGE_ARCHS', 'pretrained_paths',
 from pathlib import Path
 
 from .core import EKDError, expect
-from .teachers import TeacherEnsemble, load_teacher, read_manifest
+from .teachers import TeacherEnsemble
+from .teacher_files import load_teacher, read_manifest
 
 # %% ../nbs/06_pretrained.ipynb #ba1affbb
 WEIGHTS_DIR = Path(__file__).parent/'weights' if '__file__' in globals() else Path('../ekd_nb/weights')

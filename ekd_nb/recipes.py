@@ -154,7 +154,7 @@ def class_recipes(
     n_out:int, # its classes
     channels:int, # channels of its images
 ): # yields (name of the class, recipe), at most once
-    "A class of one's own, called with what the network shows of its arguments"
+    "The recipe of a class of your own; its arguments are read off the network's attributes of the same names"
     cls,args = type(model),{}
     try: name = builder_name(cls)
     except EKDError: return

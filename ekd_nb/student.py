@@ -21,9 +21,9 @@ from .branches import Branch, Fusion, Head, StudentOutput, make_head
 from .core import EKDError, eval_mode, expect, probe_images
 from .cut import ToFeatureMap, split_stages
 from .grouped import group_branches, same_structure
-from .models import count_params, first_channels
+from .models import count_params, first_channels, multiply_adds
 from .networks import arch_name, create_network
-from .split import default_split, multiply_adds, run_stages, split_index, stage_names
+from .split import default_split, run_stages, split_index, stage_names
 
 # %% ../nbs/04_student.ipynb #2d8fc5bf
 class BranchedStudent(nn.Module):
@@ -153,7 +153,8 @@ def _weights_text(kept, heads, unfrozen):
     parts = [f'{"branch" if len(v)==1 else "branches"} {_ranges(v)} {"kept" if k else "new"}'
              for k,v in names.items() if v]
     trunk = f'trunk {"kept" if kept[0] else "new"}'
-    return 'weights: ' + '; '.join([trunk, *(['heads new'] if heads else parts)]) + '; was frozen, is trained'*unfrozen
+    texts = [trunk, *(['heads new'] if heads else parts), *(['was frozen, is trained'] if unfrozen else [])]
+    return 'weights: ' + '; '.join(texts)
 
 def _label(arch): return arch_name(arch) or getattr(arch, '__name__', type(arch).__name__)
 

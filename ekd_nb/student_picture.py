@@ -15,11 +15,11 @@ import torch
 from fastcore.basics import patch
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from .core import eval_mode
-from .models import count_params
-from .student import BranchedStudent, Head, checked_size
+from .models import count_params, multiply_adds
+from .student import BranchedStudent, checked_size
+from .branches import Head
 
 # %% ../nbs/04_student_picture.ipynb #04d10007
 class _Box(NamedTuple):
@@ -28,17 +28,12 @@ class _Box(NamedTuple):
     params:int
     cost:int # multiply-adds for one image
 
-def _run_counted(f, x):
-    "(output, multiply-adds)"
-    with FlopCounterMode(display=False) as counter: out = f(x)
-    return out,counter.get_total_flops()//2
-
 def _stage_boxes(module, x):
     "(a box for each child of a `Sequential`, or one for all, its output)"
     children = list(module.named_children()) if isinstance(module, nn.Sequential) else [('all layers', module)]
     boxes = []
     for name,m in children:
-        x,cost = _run_counted(m, x)
+        cost,x = multiply_adds(m, x)
         boxes.append(_Box(name, count_params(m), cost))
     return boxes,x
 
@@ -67,7 +62,7 @@ def _student_boxes(student, size):
             if isinstance(b, Head): boxes = [_join(boxes)._replace(name='1×1 convolution')]
             f = f.mean((2, 3)) if b.pool is None else b.pool(f)
             extra = 0 if b.pool is None else count_params(b.pool)
-            last = _Box('classifier', count_params(b.head)+extra, _run_counted(b.head, f)[1])
+            last = _Box('classifier', count_params(b.head)+extra, multiply_adds(b.head, f)[0])
             branches.append(_merge(boxes, 5) + [last])
     return _merge(trunk, 5),branches
 
@@ -78,7 +73,7 @@ def _short_number(n):
     return str(n)
 
 # %% ../nbs/04_student_picture.ipynb #04d1000b
-_INK = '#7A7A7A'   # this and the colours are legible on white and on dark
+_TEXT_COLOR = '#7A7A7A'   # this and the colours are legible on white and on dark
 _COLORS = ['#C2649F', '#AD8600', '#2E93D6', '#8F6BB3', '#A07850', '#4F8A8B']
 _WIDTH,_HEIGHT,_STEP = 2.2,.62,.86   # of a box, and from one to the next
 
@@ -89,9 +84,9 @@ def _draw_box(ax, x, y, box, color, kept, width=_WIDTH):
     ax.add_patch(shape)
     ax.text(x, y+.11, box.name, ha='center', va='center', color=color, fontsize=10)
     text = f'{_short_number(box.params)} par. · {_short_number(box.cost)} mult-adds'
-    ax.text(x, y-.15, text, ha='center', va='center', color=_INK, fontsize=7.5)
+    ax.text(x, y-.15, text, ha='center', va='center', color=_TEXT_COLOR, fontsize=7.5)
 
-def _arrow(ax, a, b, color=_INK, dashed=False):
+def _arrow(ax, a, b, color=_TEXT_COLOR, dashed=False):
     ax.add_patch(FancyArrowPatch(a, b, arrowstyle='-|>', mutation_scale=10, color=color, lw=1.3, shrinkA=0, shrinkB=0,
                                  ls=(0, (4, 2)) if dashed else '-'))
 
@@ -118,9 +113,10 @@ def draw(self:BranchedStudent,
     fig,ax = plt.subplots(figsize=size_in, layout='constrained', facecolor='none')
     ax.set(xlim=(min(-1.3, middle-2), max(xs[-1]+1.3, middle+2)), ylim=(-1, high+1.15))
     ax.axis('off')
-    ax.text(middle, -.75, f'images {"×".join(map(str, size))}', ha='center', va='center', color=_INK, fontsize=10)
+    ax.text(middle, -.75, f'images {"×".join(map(str, size))}', ha='center', va='center', color=_TEXT_COLOR,
+            fontsize=10)
     _arrow(ax, (middle, -.58), (middle, -_HEIGHT/2))
-    top = _draw_column(ax, middle, 0, trunk, _INK, kept[0])
+    top = _draw_column(ax, middle, 0, trunk, _TEXT_COLOR, kept[0])
     _draw_branches(self, ax, xs, (middle, top), below+.3, branches, kept, high)
     _draw_title(self, ax, trunk, branches, high+.9, middle)
     return fig
@@ -131,15 +127,15 @@ def _draw_branches(student, ax, xs, trunk_top, y, branches, kept, high):
     teachers = student.assigned or []
     several = len(xs)>1
     for i,(x,boxes) in enumerate(zip(xs, branches)):
-        color = _COLORS[i%len(_COLORS)] if several else _INK
+        color = _COLORS[i%len(_COLORS)] if several else _TEXT_COLOR
         _arrow(ax, trunk_top, (x, y-_HEIGHT/2))
         top = _draw_column(ax, x, y, boxes, color, kept[i])
         if i<len(teachers):
             ax.text(x+.1, top+.3, f'learns from\n{teachers[i]}', fontsize=8, color=color, va='center')
         _arrow(ax, (x, top), (x, high-.25))
     name = f'fusion: {student.fusion.name}' if several else 'prediction'
-    ax.plot([xs[0]-1, xs[-1]+1], [high-.22]*2, color=_INK, lw=1.5)
-    ax.text((xs[0]+xs[-1])/2, high, name, ha='center', va='center', color=_INK, fontsize=10)
+    ax.plot([xs[0]-1, xs[-1]+1], [high-.22]*2, color=_TEXT_COLOR, lw=1.5)
+    ax.text((xs[0]+xs[-1])/2, high, name, ha='center', va='center', color=_TEXT_COLOR, fontsize=10)
 
 def _draw_title(student, ax, trunk, branches, y, x):
     "What it is, what it costs, and what filled boxes mean"
@@ -147,7 +143,7 @@ def _draw_title(student, ax, trunk, branches, y, x):
     cost = sum(b.cost for boxes in [trunk, *branches] for b in boxes)
     what = f'{name}, {student.n_branches} {student.kind}' if student.n_branches>1 else name
     total = f'{_short_number(student.param_counts()[0])} parameters, {_short_number(cost)} multiply-adds'
-    ax.text(x, y, f'{what}: {total}', ha='center', va='center', color=_INK, fontsize=11)
+    ax.text(x, y, f'{what}: {total}', ha='center', va='center', color=_TEXT_COLOR, fontsize=11)
     if any(student.config.get('kept') or []):
         text = 'filled: pretrained weights; outline: new'
-        ax.text(x, y-.35, text, ha='center', va='center', color=_INK, fontsize=8.5)
+        ax.text(x, y-.35, text, ha='center', va='center', color=_TEXT_COLOR, fontsize=8.5)

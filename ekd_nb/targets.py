@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .core import EKDError, upcast
+from .core import EKDError, expect, upcast
 from .partial import partial_kl, teacher_shares
 
 # %% ../nbs/06_targets.ipynb #e5b6328b
@@ -38,8 +38,8 @@ def resolve_assignment(
         wrong = [b for b in assign if not (isinstance(b, int) and 0<=b<n_branches)]
         if wrong: raise EKDError(f'assign: branch {wrong[0]} does not exist, this student has branches 0 to {n_branches-1}')
         assign = [assign.get(b, b % n_teachers) for b in range(n_branches)]
-    if not isinstance(assign, (list, tuple)):
-        raise EKDError(f'assign: got {assign!r}, expected None, a list with one entry for each branch, or a dict')
+    listed = isinstance(assign, (list, tuple))
+    expect(listed, 'assign', assign, 'None, a list with one entry for each branch, or a dict')
     if len(assign)!=n_branches:
         raise EKDError(f'assign: got {len(assign)} entries, expected one for each of the {n_branches} branches')
     wrong = [t for t in assign if t is not None and not (isinstance(t, int) and 0<=t<n_teachers)]

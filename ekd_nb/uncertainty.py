@@ -105,6 +105,6 @@ def uncertainty_record(
     if 'mutual_information' not in scores: return res
     res['keep_metrics'] = keep_metrics(branch_logits, y)
     if teacher_logits is not None and len(teacher_logits)>1:
-        theirs = mutual_information(teacher_logits)
-        res['teacher_rank_correlation'] = rank_correlation(scores['mutual_information'][:len(theirs)], theirs)
+        of_teachers = mutual_information(teacher_logits)
+        res['teacher_rank_correlation'] = rank_correlation(scores['mutual_information'][:len(of_teachers)], of_teachers)
     return res

@@ -21,7 +21,7 @@ from fastai.data.transforms import get_image_files
 from fastai.torch_core import rank_distrib
 from fastcore.basics import patch
 
-from .callbacks import inside_fit
+from .watch import inside_fit
 from .core import EKDError, expect
 from .data import ViewKey, no_key_reason
 from .loaders import batch_errors
@@ -78,8 +78,8 @@ def _training_loader(images, dls):
         found = sorted(get_image_files(images))
         if not found: raise EKDError(f'images: the folder {images} holds no image')
         images = found
-    if not hasattr(images, '__len__') or not len(images):
-        raise EKDError(f'images: got {images!r}, expected a folder, a list of images, a DataLoader or DataLoaders')
+    some = hasattr(images, '__len__') and len(images)>0
+    expect(some, 'images', images, 'a folder, a list of images, a DataLoader or DataLoaders')
     if not hasattr(dls.train, 'new'):
         raise EKDError('images: these DataLoaders cannot read files; expected a DataLoader of images without labels')
     try: dl = dls.test_dl(images, shuffle=True, drop_last=False)
@@ -148,8 +148,8 @@ def _check_images(self:UnlabeledImages):
     dl = self.learn.dls.train
     b = dl.one_batch() if hasattr(dl, 'one_batch') else next(iter(dl))
     self._open()
-    mine,theirs = list(next(self._batches(0))[0].shape[1:]),list(b[0].shape[1:])
-    if mine!=theirs: raise EKDError(f'images: those without labels are {mine}, training images {theirs}; expected one shape')
+    shape,expected = list(next(self._batches(0))[0].shape[1:]),list(b[0].shape[1:])
+    if shape!=expected: raise EKDError(f'images: those without labels are {shape}, training images {expected}; expected one shape')
 
 # %% ../nbs/08_unlabeled.ipynb #6b2b9b51
 @patch
@@ -161,10 +161,10 @@ def _open(self:UnlabeledImages):
 @patch
 def cached_rows(self:UnlabeledImages):
     "Rows of the training set that the images without labels are, int [n], or None if the cache cannot serve them"
-    mine,dl = self._open(),self.learn.dls.train
-    if no_key_reason(mine) or no_key_reason(dl): return None
-    data = mine.dataset.data_fingerprint
-    return mine.rows if data and data==dl.dataset.data_fingerprint and mine.views==dl.views else None
+    extra,dl = self._open(),self.learn.dls.train
+    if no_key_reason(extra) or no_key_reason(dl): return None
+    data = extra.dataset.data_fingerprint
+    return extra.rows if data and data==dl.dataset.data_fingerprint and extra.views==dl.views else None
 
 @patch
 def _is_cached(self:UnlabeledImages):

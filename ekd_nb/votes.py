@@ -93,8 +93,9 @@ def _loader(learn, dl, ds_idx):
     "The loader to read, in order"
     expect(dl is None or hasattr(dl, '__iter__'), 'dl', dl, 'a DataLoader')
     if dl is not None: return dl
-    if not (isinstance(ds_idx, int) and 0<=ds_idx<len(learn.dls.loaders)):
-        raise EKDError(f'ds_idx: got {ds_idx!r}, expected 0 to {len(learn.dls.loaders)-1}, one of the loaders of this Learner')
+    n = len(learn.dls.loaders)
+    ok = isinstance(ds_idx, int) and 0<=ds_idx<n
+    expect(ok, 'ds_idx', ds_idx, f'0 to {n-1}, one of the loaders of this Learner')
     dl = learn.dls[ds_idx]
     return dl.new(shuffle=False, drop_last=False) if hasattr(dl, 'new') else dl
 

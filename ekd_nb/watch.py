@@ -21,7 +21,7 @@ from fastai.torch_core import get_model as unwrap_model
 from .core import EKDError
 from .loaders import batch_errors, n_batches
 from .losses import DistillLoss
-from .student import StudentOutput
+from .branches import StudentOutput
 from .teachers import MAX_LOGIT
 
 # %% ../nbs/07_watch.ipynb #9b51aac6

@@ -1,4 +1,4 @@
-"The training loop around the teachers: contract of DESIGN.md section 3, resumption, guards"
+"The training loop around the teachers: what it promises, resumption, guards"
 import gc, io, pickle, random, sys, warnings
 from pathlib import Path
 import numpy as np, pytest, torch

@@ -46,6 +46,26 @@ def test_arrows_go_down_only(module):
         assert below, f'{module} ({place(module)}) imports {other} ({place(other)}), expected a room before it'
 
 
+def defined(module):
+    "Names that a module itself defines"
+    names = set()
+    for n in ast.parse(MODULES[module].read_text()).body:
+        if isinstance(n, (ast.FunctionDef, ast.ClassDef)): names.add(n.name)
+        elif not isinstance(n, (ast.Import, ast.ImportFrom)):
+            names |= {o.id for o in ast.walk(n) if isinstance(o, ast.Name) and isinstance(o.ctx, ast.Store)}
+    return names
+
+@pytest.mark.parametrize('module', MODULES)
+def test_a_name_is_imported_from_its_own_room(module):
+    "Some rooms hand on names of others, for notebooks; modules say where a name lives"
+    for n in ast.walk(ast.parse(MODULES[module].read_text())):
+        if not isinstance(n, ast.ImportFrom) or not n.level: continue
+        room = '.'.join([*module.split('.')[:-n.level], *([n.module] if n.module else [])])
+        if room not in MODULES: continue
+        wrong = [a.name for a in n.names if a.name not in defined(room)]
+        assert not wrong, f'{module} imports {wrong} from {room}, which does not define them'
+
+
 @pytest.mark.parametrize('module', MODULES)
 def test_a_room_is_not_too_large(module):
     n = sum(l.strip()!='' and not l.startswith('# %%') for l in MODULES[module].read_text().splitlines())
@@ -64,7 +84,7 @@ def test_every_notebook_is_in_a_sidebar():
 def test_every_room_of_library_and_study_is_in_contributing():
     text = (ROOT/'CONTRIBUTING.md').read_text()
     assert [m for m in MODULES if wing(m)=='library' and f'`{place(m)}`' not in text]==[]
-    names = set(re.findall(r'\w+', ' '.join(l.split('|')[1] for l in text.splitlines() if l.startswith('| '))))
+    names = {c.strip() for l in text.splitlines() if l.startswith('| ') for c in l.split('|')[1:3]}
     assert [m for m in MODULES if wing(m)=='study' and m.split('.')[-1] not in names]==[]
 
 

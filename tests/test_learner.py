@@ -1,4 +1,4 @@
-"ekd_learner: the contract of DESIGN.md section 3"
+"ekd_learner: what it promises to a fastai user"
 import copy, inspect, subprocess, sys, warnings
 from pathlib import Path
 import pytest, torch

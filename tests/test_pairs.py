@@ -100,7 +100,7 @@ def test_images_without_labels_and_mixed_images():
     (dict(pair=nn.Linear(2, 2)), 'has parameters'),
     (dict(on='images'), "on: got 'images'"), (dict(project='mlp'), "project: got 'mlp'"),
     (dict(gamma=1.), 'gamma: got 1'),
-    (dict(pair_weight=-1), 'pair_weight: got -1'), (dict(pair_weight='a'), 'pair_weight: got a'),
+    (dict(pair_weight=-1), 'pair_weight: got -1'), (dict(pair_weight='a'), "pair_weight: got 'a'"),
     (dict(tau=0), 'tau: got 0')])
 def test_bad_input(kw, text):
     with pytest.raises(EKDError, match=text): PairLoss(**{'pair': mse, **kw})
@@ -108,8 +108,10 @@ def test_bad_input(kw, text):
 
 @pytest.mark.parametrize('loss, text', [
     (PairLoss(lambda s, t: s.mean((2, 3))), r'pair: got \(8, \d+\), expected a number or one for each of the 8 images'),
-    (PairLoss(lambda s, t: 3), "pair: got 'int'"), (PairLoss(lambda s, t: s-t[:, :1, :9]), 'pair: <lambda> raises|pair: got'),
-    (PairLoss(mse, project=None), 'pair: mse raises RuntimeError'), (PairLoss(mse, project=lambda n, m: 3), "project: got 'int'"),
+    (PairLoss(lambda s, t: 3), "pair: got 'int'"),
+    (PairLoss(lambda s, t: s-t[:, :1, :9]), 'pair: <lambda> raises|pair: got'),
+    (PairLoss(mse, project=None), 'pair: mse raises RuntimeError'),
+    (PairLoss(mse, project=lambda n, m: 3), "project: got 'int'"),
     (PairLoss(mse, assign=[0, None]), 'which has no features')])
 def test_what_does_not_fit_is_refused_before_training(loss, text):
     with pytest.raises(EKDError, match=text): learner(loss_func=loss)

@@ -89,8 +89,8 @@ def test_readme_shows_what_the_records_give():
 
 def test_every_folder_of_results_is_known():
     "A new kind of record needs a test that reads it; `suite`, `further`, `plans` and `teachers` belong to other tests"
-    known = set('benchmarks choices distributed failed faults fuzz gpu logits plans repeats runs stale students suite'.split())
-    known |= {'teachers', 'versions', 'further'}
+    known = set('benchmarks choices distributed failed faults further fuzz gpu logits plans repeats runs stale'.split())
+    known |= {'students', 'suite', 'teachers', 'versions'}
     assert {p.name for p in (ROOT/'results').iterdir() if p.is_dir()} <= known
 
 def test_stale_records_are_those_before_hints_were_computed_together():

@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
 from compat import SMALL, Net, data, dls, learner, teachers, torch_loaders
+from compat import fit_quietly as fit
 from fastai.callback.core import Callback
 from fastai.callback.mixup import MixUp
 from fastai.data.core import DataLoaders
@@ -26,10 +27,6 @@ from ekd_nb.unlabeled import NO_LABEL, UnlabeledImages
 warnings.filterwarnings('ignore')
 LABELS = EKDLoss(1., 0., 0.)
 
-
-def fit(l, n=1, lr=1e-2):
-    with l.no_bar(), l.no_logging(): l.fit(n, lr)
-    return l
 
 def quiet(l, f):
     with l.no_bar(), l.no_logging(): return f()

@@ -95,14 +95,16 @@ def exported(*lines): return '\n'.join(('#| export', *lines))
     (f"raise ValueError({LONG}'and twenty more')", 'width'),
     (exported(*['f()']*31), 'cell'),
     (exported('a,b,c,d = t'), 'targets'),
-    (exported('f = lambda x: x'), 'lambda'),
+    ('f = lambda x: x', 'lambda'),
+    ('f = (lambda x: x) if a else (lambda x: 2*x)', 'lambda'),
     ('def f():\n    import os', 'import'),
     ('class A:\n    def f(self):\n        from a import b', 'import'),
     ('a if b else c if d else e', 'if-else'),
     ('f(1 if b else 2) if d else e', 'if-else'),
     ("['x']*(a>0)", 'times'),
     ("(not a)*' text'", 'times'),
-    ("f'{a}'*bool(b)", 'times')])
+    ("f'{a}'*bool(b)", 'times'),
+    ("' text'*isinstance(a, str)", 'times')])
 def test_code_out_of_style_is_reported(src, rule): assert rules(src)==[rule]
 
 
@@ -119,7 +121,6 @@ ROWS = [f'    k{i}=f({i}),' for i in range(40)]
     exported('class A:', *[f'    a{i}:int=0 # what it is' for i in range(40)]),
     '\n'.join(['f()']*40),
     'a,b,c,d = t',
-    'f = lambda x: x',
     exported('a,b,c = t', 'for a,b,c,d in t: f()', 'key = sorted(t, key=lambda x: x)'),
     'import os',
     'def f():\n    import onnx   # optional',

@@ -1,4 +1,4 @@
-"What users met with data, functions and callbacks of their own: the right value, or one sentence that says whose fault it is"
+"Data, functions and callbacks of the user: the right value, or one sentence that says whose fault it is"
 import copy, sys, warnings
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
 from compat import SMALL, Net, dls, learner, teachers, torch_loaders
+from compat import fit_quietly as fit
 from fastai.data.core import DataLoaders
 from ekd_nb.core import EKDError
 from ekd_nb.learner import ekd_learner, teacher_learner
@@ -19,10 +20,6 @@ from ekd_nb.teachers import TeacherEnsemble
 warnings.filterwarnings('ignore')
 LABELS = EKDLoss(1., 0., 0.)
 
-
-def fit(l, n=1, lr=1e-2):
-    with l.no_bar(), l.no_logging(): l.fit(n, lr)
-    return l
 
 def refused(f, says):
     "Refused with this sentence, and nothing more"
@@ -59,7 +56,8 @@ def test_the_first_learner_says_that_its_projections_are_gone():
 
 FLAT = nn.Sequential(nn.Conv2d(1, 10, 8), nn.Flatten())
 
-@pytest.mark.parametrize('loss, advice', [(PairLoss(F.mse_loss), "set on='logits'"), (EKDLoss(gamma=1.), 'set gamma=0')])
+@pytest.mark.parametrize('loss, advice', [
+    (PairLoss(F.mse_loss), "set on='logits'"), (EKDLoss(gamma=1.), 'set gamma=0')])
 def test_the_advice_is_one_that_the_loss_takes(loss, advice):
     refused(lambda: learner(ts=[FLAT], loss_func=loss),
             f'teachers: entry 0 (Sequential) has no feature layer to learn from; {advice}')
@@ -77,20 +75,22 @@ def too_wide(n, m): return nn.Conv2d(n+1, m, 1)
 
 @pytest.mark.parametrize('kw, says', [
     (dict(project=fails), "project: fails raises KeyError for 16 and 24 channels ('mine'), expected no error"),
-    (dict(project=of_one), 'project: of_one raises TypeError for 16 and 24 channels (of_one() takes 1 positional argument '
-     'but 2 were given), expected no error'),
+    (dict(project=of_one), 'project: of_one raises TypeError for 16 and 24 channels (of_one() takes 1 positional '
+     'argument but 2 were given), expected no error'),
     (dict(pair=fails), "pair: fails raises KeyError for [8, 24, 4, 4] and [8, 24, 4, 4] ('mine'), expected no error")])
 def test_a_function_of_a_pair_loss_is_named(kw, says):
     refused(lambda: learner(loss_func=PairLoss(**dict(pair=F.mse_loss) | kw)), says)
 
 def test_a_projection_that_does_not_fit_is_named():
-    with pytest.raises(EKDError, match=r'project: a module of too_wide cannot process features \[8, 16, 4, 4\] \(Given groups'):
+    text = r'project: a module of too_wide cannot process features \[8, 16, 4, 4\] \(Given groups'
+    with pytest.raises(EKDError, match=text):
         learner(loss_func=PairLoss(F.mse_loss, project=too_wide))
 
 @pytest.mark.parametrize('make', [teacher_learner, lambda d, arch: ekd_learner(d, arch, teachers(), judge=False)])
 def test_a_builder_that_raises_is_named(make):
     def builder(): raise ZeroDivisionError('division by zero')
-    refused(lambda: make(dls(), builder), 'arch: builder raises ZeroDivisionError (division by zero), expected no error')
+    text = 'arch: builder raises ZeroDivisionError (division by zero), expected no error'
+    refused(lambda: make(dls(), builder), text)
     class Broken(Net):
         def __init__(self): raise RuntimeError
     refused(lambda: make(dls(), Broken), 'arch: Broken raises RuntimeError (no reason given), expected no error')
@@ -108,7 +108,8 @@ def test_loaders_without_a_length(make):
     refused(lambda: make(DataLoaders(stream, stream)), says.format('training'))
     refused(lambda: make(DataLoaders(plain.train, stream)), says.format('validation'))
 
-@pytest.mark.parametrize('make', [lambda d: teacher_learner(d, SMALL), lambda d: ekd_learner(d, SMALL, teachers(), judge=False)])
+@pytest.mark.parametrize('make', [
+    lambda d: teacher_learner(d, SMALL), lambda d: ekd_learner(d, SMALL, teachers(), judge=False)])
 def test_classes_that_are_no_classes(make):
     d = torch_loaders(64)
     d.vocab = 3
@@ -164,7 +165,8 @@ def test_keep_takes_callbacks_along_and_names_the_others(tmp_path):
     fit(l)
     l = learner(cbs=[Checkpoint(tmp_path/'run'), EarlyStoppingCallback(), MixUp()])
     with pytest.warns(UserWarning) as w: k = l.keep(1)
-    assert [str(o.message) for o in w] == ['keep: the new Learner has no Checkpoint, EarlyStoppingCallback; add them to it with add_cb']
+    text = 'keep: the new Learner has no Checkpoint, EarlyStoppingCallback; add them to it with add_cb'
+    assert [str(o.message) for o in w] == [text]
     fit(k)
 
 
@@ -209,7 +211,8 @@ def pictures(tmp_path):
     rng = np.random.default_rng(0)
     for c in 'ab':
         (tmp_path/'data'/c).mkdir(parents=True)
-        for i in range(12): Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8)).save(tmp_path/'data'/c/f'{i}.png')
+        for i in range(12):
+            Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8)).save(tmp_path/'data'/c/f'{i}.png')
     return tmp_path/'data'
 
 def folder_dls(path, workers=0):

@@ -7,6 +7,7 @@ import ast, io, re, tokenize
 WIDTH,WIDE,LINES,TARGETS = 120,140,30,3
 RULES = ('width', 'cell', 'targets', 'lambda', 'import', 'if-else', 'times')
 FUNCTIONS = ast.FunctionDef,ast.AsyncFunctionDef
+CONDITIONS = 'bool', 'isinstance', 'hasattr', 'callable', 'any', 'all'   # these functions return true or false
 EXPORTED = re.compile(r'^\s*#\|\s*export', re.M)
 DIRECTIVE = re.compile(r'^\s*#\|')
 CAPTION = re.compile(r'^\s*#\|\s*fig-(alt|cap)\b')
@@ -95,12 +96,20 @@ def check_cell(src, tree):
 
 
 def check_assignments(tree):
-    "No long tuple on the left, no function without a name of its own"
+    "No long tuple on the left"
     for n in ast.walk(tree):
         if not isinstance(n, ast.Assign): continue
         wide = max(len(t.elts) if isinstance(t, (ast.Tuple, ast.List)) else 1 for t in n.targets)
         if wide>TARGETS: yield n.lineno, 'targets', f'assigns {wide} names at once, expected at most {TARGETS}'
-        if isinstance(n.value, ast.Lambda): yield n.lineno, 'lambda', 'gives a lambda a name, expected `def`'
+
+
+def check_lambdas(tree):
+    "No function without a name of its own, also not one of two"
+    for n in ast.walk(tree):
+        value = n.value if isinstance(n, ast.Assign) else None
+        values = [value.body, value.orelse] if isinstance(value, ast.IfExp) else [value]
+        named = any(isinstance(v, ast.Lambda) for v in values)
+        if named: yield n.lineno, 'lambda', 'gives a lambda a name, expected `def`'
 
 
 def check_imports(src, tree):
@@ -116,7 +125,7 @@ def check_imports(src, tree):
 def is_condition(node):
     "Is its value certainly true or false?"
     negated = isinstance(getattr(node, 'op', None), ast.Not)
-    return negated or isinstance(node, (ast.Compare, ast.BoolOp)) or called(node)=='bool'
+    return negated or isinstance(node, (ast.Compare, ast.BoolOp)) or called(node) in CONDITIONS
 
 
 def is_text_or_list(node):
@@ -139,7 +148,7 @@ def check_code(src):
     tree = parsed(src)
     found = list(check_width(src, tree))
     if tree:
-        found += [*check_imports(src, tree), *check_expressions(tree)]
+        found += [*check_imports(src, tree), *check_expressions(tree), *check_lambdas(tree)]
         if EXPORTED.search(src): found += [*check_cell(src, tree), *check_assignments(tree)]
     return sorted(set(found))
 

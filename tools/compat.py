@@ -86,6 +86,12 @@ def learner(d=None, arch=SMALL, ts=None, **kw):
     return ekd_learner(d, arch, teachers(c) if ts is None else ts, **kw)
 
 
+def fit_quietly(l, n=1, lr=1e-2, **kw):
+    "Train a Learner without a word, and return it"
+    with l.no_bar(), l.no_logging(): l.fit(n, lr, **kw)
+    return l
+
+
 def trained(*cbs, epochs=1, fit='fit', d=None, arch=SMALL, ts=None, **kw):
     "A Learner after an epoch, checked: the weights moved, they are finite, every part of the loss was recorded"
     l = learner(d, arch, ts, **kw)

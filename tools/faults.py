@@ -1,4 +1,4 @@
-"""What happens to long runs, done on purpose: `make faults` prints how many trials of how many held, and records it.
+"""What happens to long runs, done on purpose: `make faults` prints how many trials succeeded, and records it.
 
     python tools/faults.py [--kills 20] [--damage 200] [--seed 0] [--out results/faults]
 

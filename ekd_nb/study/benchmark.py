@@ -268,11 +268,11 @@ def training_step(
     learn = b.learner(b.small_teachers(), loss=EKDLoss(**loss))
     x = torch.randn(b.s.bs, 3, 32, 32, device=b.device).contiguous(memory_format=torch.channels_last)
     y = torch.randint(10, (len(x),), device=b.device)
-    student,told = learn.model.train(),learn.distill.teachers(x)
+    student,outputs = learn.model.train(),learn.distill.teachers(x)
     opt = torch.optim.SGD(student.parameters(), 1e-2, momentum=.9)
     learn.loss_func.follow_schedules(.3)   # the hints have not faded yet
     def step():
-        learn.loss_func(student(x)._replace(teacher=told), y).backward()
+        learn.loss_func(student(x)._replace(teacher=outputs), y).backward()
         opt.step(); opt.zero_grad()
     return step
 

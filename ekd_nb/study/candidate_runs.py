@@ -33,7 +33,7 @@ from ..memo import TeacherMemo
 from ..models import count_params
 from ..pretrained import pretrained_teachers
 from ..speed import FusedSGD
-from ..student import create_network
+from ..networks import create_network
 from .problems import FORMER_DEFAULTS, Candidate, Task, suite_student
 from .records import provenance
 from .rule import record_path

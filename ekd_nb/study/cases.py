@@ -28,7 +28,8 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import SGD
 from fastcore.basics import patch
 
-from ..data import ImageArrays, image_dls, load_images
+from ..data import image_dls
+from ..arrays import ImageArrays, load_images
 from ..speed import BF16Callback, FusedSGD, optimize_teachers
 from ..learner import ekd_learner
 from ..losses import EKDLoss

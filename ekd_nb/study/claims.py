@@ -16,8 +16,8 @@ from .tables import compare, competitors, decides, markdown_table, planned_metho
 from .methods import METHODS, DEFAULT_METHOD, relevant_fields, method
 from .protocols import protocol
 from .records import filter_setting, load_records, results_dir
-from .stats import (SMALLEST, Difference, by_seed, format_difference, join_words, mean_ci, mean_std,
-                                paired_difference, percent, verdict)
+from .stats import SMALLEST, join_words, verdict
+from ..intervals import Difference, by_seed, format_difference, mean_ci, mean_std, paired_difference, percent
 from .style import label
 
 # %% ../../nbs/study/12_claims.ipynb #d66e2dd7

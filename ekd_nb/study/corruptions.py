@@ -126,7 +126,7 @@ def corrupt(
 _cache = {}   # (name, severity, seed, images) -> corrupted images, of one array of test images
 
 def _corrupted(x, *key):
-    "Spoiled test images; kept, because all students of a process see the same"
+    "Corrupted test images; kept, because all students of a process see the same"
     if _cache.get('of') is not x: _cache.clear()
     _cache['of'] = x
     if key not in _cache: _cache[key] = corrupt(x[:key[3]], *key[:3])
@@ -153,6 +153,6 @@ def corruption_accuracy(
         batches = ((norm(TensorImage(b.permute(0,3,1,2))), t) for b,t in zip(x.split(bs), y.split(bs)))
         z, y_, _ = get_logits(model, batches)
         return accuracy_score(z, y_)
-    def spoiled(n, s):
+    def corrupted(n, s):
         return _corrupted(data.x_test, n, s, seed, n_images) if rows is None else corrupt(x, n, s, seed)
-    return {'clean': [right(x)], **{n: [right(spoiled(n, s)) for s in severities] for n in names}}
+    return {'clean': [right(x)], **{n: [right(corrupted(n, s)) for s in severities] for n in names}}

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 from ..core import EKDError
 from ..evaluate import ece_from_bins, pool_bins
-from .stats import mean_std
+from ..intervals import mean_std
 from .style import (METHOD_COLORS, METHOD_LABELS, OTHER_COLORS, STYLE, TEACHER_COLORS, TEXT_COLOR, banner,
                                 get_axes, label, method_color, not_measured, plot_kwargs, styled, teacher_color)
 

@@ -108,7 +108,7 @@ def _ints(text, name):
     "Whole numbers from '0,1,2'"
     try: res = [int(s) for s in text.split(',') if s.strip()]
     except ValueError: raise EKDError(f'{name}: got {text!r}, expected whole numbers separated by commas') from None
-    if not res or min(res)<0: raise EKDError(f'{name}: got {text!r}, expected at least one number of 0 or more')
+    expect(res and min(res)>=0, name, text, 'at least one number of 0 or more')
     return list(dict.fromkeys(res))
 
 def check_out(

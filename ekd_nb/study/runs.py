@@ -17,7 +17,7 @@ from fastai.torch_core import TensorImage
 from fastai.torch_core import set_seed
 from safetensors.torch import save_file
 
-from ..core import EKDError, tensor_digest, write_atomic
+from ..core import EKDError, expect, tensor_digest, write_atomic
 from ..data import PixelNormalize
 from ..evaluate import (MeanEnsemble, branch_costs, evaluate_student, get_logits, matrix_to_json,
                              teacher_similarity)
@@ -54,7 +54,7 @@ def run_data(
     eval_split:str, # `test` or `valid`
 )->tuple: # (DataLoaders, images it is measured on, training rows)
     "DataLoaders of a run, the images it is measured on, and its training rows"
-    if eval_split not in ('test', 'valid'): raise EKDError(f"eval_split: got {eval_split!r}, expected 'test' or 'valid'")
+    expect(eval_split in ('test', 'valid'), 'eval_split', eval_split, "'test' or 'valid'")
     rows,valid_idxs = training_rows(p, data.y_train, seed, fraction, data.classes)
     if eval_split=='valid' and not len(valid_idxs):
         raise EKDError(f'eval_split: {p.data} {p.preset} holds no validation images out, nothing can be chosen on them')

@@ -17,7 +17,7 @@ from fastai.torch_core import TensorImage, to_float
 from fastcore.basics import patch
 from torch import Tensor
 
-from ..callbacks import NonFiniteLoss
+from ..watch import NonFiniteLoss
 from ..core import expect
 from ..data import ViewKey, crop_flip
 from ..evaluate import accuracy_score, get_logits, nll

@@ -1,4 +1,4 @@
-"""Means over seeds, differences between two methods with their intervals, and what such a difference shows
+"""What differences between methods show: many comparisons at once, verdicts, words
 
 Docs: https://ekd-nb.github.io/ekd_nb/study/stats.html.md"""
 

@@ -145,14 +145,14 @@ class Worker:
         return run_candidate(bench, c, self.out, self.deadline, self.plan, self.where[device])
 
     def bench_for(self, *key):
-        "The bench of a task, seed and grid; another one is let go of first"
+        "The bench of a task, seed and grid; the memory of another one is freed first"
         if key!=self.made:
             self.bench = None
             self.bench,self.made = Bench(self.tasks[key[0]], key[1], *self.folders, self.device, key[2]),key
         return self.bench
 
 def work(pipe, tasks, scratch, weights, out, device, deadline, plan_digest):
-    "A worker: takes jobs from the pipe until it is told None"
+    "A worker: takes jobs from the pipe until None comes"
     torch.set_num_threads(1)
     worker = Worker(tasks, scratch, weights, out, device, deadline, plan_digest)
     for job in iter(pipe.recv, None):

@@ -20,8 +20,8 @@ from .full import METHOD_ORDER
 from .methods import METHODS, DEFAULT_METHOD, relevant_fields, method
 from .protocols import PROTOCOLS, protocol
 from .records import filter_setting, load_records, results_dir
-from .stats import (SMALLEST, by_seed, format_difference, join_words, mean_seconds, mean_std,
-                                paired_difference, percent, settled)
+from .stats import SMALLEST, join_words, mean_seconds, settled
+from ..intervals import by_seed, format_difference, mean_std, paired_difference, percent
 from .style import label
 
 # %% ../../nbs/study/08_tables.ipynb #0ea27f89

@@ -24,7 +24,7 @@ from fastcore.basics import noop
 
 from ..arrays import stratified_subset
 from ..checkpoint import Checkpoint
-from ..core import EKDError, short_digest
+from ..core import EKDError, expect, short_digest
 from ..data import image_dls
 from ..evaluate import evaluate_student
 from ..learner import teacher_learner
@@ -33,7 +33,8 @@ from ..pretrained import pretrained_manifests, pretrained_teachers
 from ..speed import BF16Callback
 from .protocols import Protocol, student_epochs, teacher_epochs, training_rows
 from .records import provenance
-from ..teachers import TeacherEnsemble, load_teacher, read_manifest, save_teacher
+from ..teachers import TeacherEnsemble
+from ..teacher_files import load_teacher, read_manifest, save_teacher
 
 # %% ../../nbs/study/03_training.ipynb #bc291b12
 def learner_kwargs(
@@ -150,7 +151,7 @@ def teacher_path(
     teacher_data:str='same', # `same` images as the student, or `full`: all that are not held out
 )->Path:
     "The file of a teacher"
-    if teacher_data not in ('same', 'full'): raise EKDError(f"teacher_data: got {teacher_data!r}, expected 'same' or 'full'")
+    expect(teacher_data in ('same', 'full'), 'teacher_data', teacher_data, "'same' or 'full'")
     if teacher_data=='full': seed,fraction = 0,1.
     return Path(folder)/f'{p.data}-{p.preset}-{fraction:g}-{teacher_data}-s{seed}-{i}-{p.teachers[i]}.safetensors'
 

@@ -19,7 +19,7 @@ from ..core import EKDError, tensor_digest
 from .full import LIMITED, LONG, METHOD_ORDER, RIVALS, SEEDS, winner
 from .methods import METHODS
 from .records import load_records, results_dir
-from .stats import mean_std, percent
+from ..intervals import mean_std, percent
 from .style import label
 from .tables import markdown_table
 
