@@ -330,7 +330,8 @@ def test_a_spread_of_rounding_has_no_width(recwarn):
 
 # ---- students of several networks, finished ones, and callbacks that save
 
-@pytest.mark.parametrize('arch', [['resnet8-w4']*2, branched_student('resnet8-w4', 2, 10, in_channels=1)], ids=['list', 'student'])
+ARCHS = [['resnet8-w4']*2, branched_student('resnet8-w4', 2, 10, in_channels=1)]
+@pytest.mark.parametrize('arch', ARCHS, ids=['list', 'student'])
 def test_every_method_takes_a_student_of_several_branches(case, tmp_path, arch):
     dls, teachers = case
     c = compare(dls, arch, teachers, **small(tmp_path))

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from ..models import count_flops, count_params, get_model
 from .methods import DEFAULT_METHOD
-from .plots import by_method, draw_band, draw_matrix, legend_beside, mean_matrix, name_lines, only_with
+from .plots import by_method, draw_band, draw_matrix, mean_matrix, name_lines, only_with
 from ..intervals import by_seed, mean_ci, mean_std, paired_difference
 from .style import TEXT_COLOR, get_axes, label, method_color, not_measured, plot_kwargs, styled
 from .tables import best_competitor
@@ -24,7 +24,9 @@ _GLANCE_NAMES = ('labels only', 'KD', 'best other method', "EKD's hints, no bran
                  label('ekd_light'))
 
 def _glance_methods(records):
-    return 'wide', 'kd_wide', best_competitor(records), 'kd_wide_hint', DEFAULT_METHOD, 'ekd_light'
+    measured = {r['method'] for r in records}
+    labels = 'branched' if 'branched' in measured and 'wide' not in measured else 'wide'
+    return labels, 'kd_wide', best_competitor(records), 'kd_wide_hint', DEFAULT_METHOD, 'ekd_light'
 
 def _dots(ax, records, title):
     "One panel of `at_a_glance`"
@@ -35,7 +37,8 @@ def _dots(ax, records, title):
         if n: ax.errorbar([mean], [y], xerr=half, fmt='o', ms=8, capsize=4, lw=2, color=c)
         at = dict(xy=(mean, y)) if n else dict(xy=(.5, y), xycoords=('axes fraction', 'data'))
         if y==2 and n: text += f' {label(m)}'
-        ax.annotate(text, xytext=(0,8), textcoords='offset points', ha='center', color=c, fontsize=10, **at)
+        place = dict(xytext=(0,8)) if n else dict(xytext=(0,0), va='center')
+        ax.annotate(text, textcoords='offset points', ha='center', color=c, fontsize=10, **at, **place)
     if teachers := by_seed(records, 'teachers').values(): _teacher_line(ax, *mean_std(100*v for v in teachers))
     if title: ax.set_title(title, fontsize=10)
     ax.set_xlabel('test accuracy, %')
@@ -259,7 +262,7 @@ def cost_scatter(
     ax=None            # matplotlib Axes
 ): # Axes
     "Accuracy against cost; small marks joined by a line are the same student with fewer branches"
-    ax, points = get_axes(ax, (7.2,4)), [p for p in points if p.get(cost)]
+    ax, points = get_axes(ax, (7.2,4.6)), [p for p in points if p.get(cost)]
     if not points: return not_measured(ax)
     for m in dict.fromkeys(p['method'] for p in points):
         style = {**plot_kwargs('teachers' if m=='teacher' else m), 'ls': ''}
@@ -271,7 +274,7 @@ def cost_scatter(
         ax.errorbar(*xy(whole), yerr=[100*p['std'] for p in whole], ms=9, capsize=4,
                     label='a teacher' if m=='teacher' else label(m), **style)
     ax.set(xscale='log', xlabel=_COSTS[cost], ylabel='test accuracy, %'); ax.grid(alpha=.3)
-    ax.margins(x=.12, y=.1); legend_beside(ax)
+    ax.margins(x=.12, y=.1); name_lines(ax, 8.5, joined=True)
     ax.xaxis.set_major_locator(LogLocator(subs=(1,2,5))); ax.xaxis.set_major_formatter(EngFormatter(sep=' '))
     ax.xaxis.set_minor_formatter(NullFormatter())
     return ax

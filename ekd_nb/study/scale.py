@@ -17,7 +17,8 @@ from .full import RIVALS
 from .grid import UNRECORDABLE
 from .methods import DEFAULT_METHOD, METHODS
 from .records import load_records, record_name, results_dir
-from .stats import Difference, by_seed, format_difference, join_words, mean_std, paired_difference, percent
+from .stats import join_words
+from ..intervals import Difference, by_seed, format_difference, mean_std, paired_difference, percent
 from .style import label
 from .tables import compare, folded, markdown_table, page_records
 
