@@ -77,13 +77,14 @@ def __deepcopy__(self:DistillCallback, memo):
 # %% ../nbs/08_callbacks.ipynb #8539f2d0
 @patch
 def after_pred(self:DistillCallback):
-    x = self.learn.xb[0]
+    x,pred = self.learn.xb[0],self.learn.pred
+    expect(isinstance(pred, StudentOutput), 'model', type(pred).__name__, 'a StudentOutput: teachers teach a BranchedStudent')
     key = self._key if pixels_unchanged(x, self._made) else None
     cached = self.memo and key is not None and key.view is not None
     if self.memo and not cached: self._warn_live('a callback changes the images after the loader has made them')
     if self._extra is not None: out = self._extra(key if cached else None, x)
     else: out = self.memo(key, x) if cached else self.teachers(x)
-    self.learn.pred = self.learn.pred._replace(teacher=out if key is None else out._replace(idx=key.idx))
+    self.learn.pred = pred._replace(teacher=out if key is None else out._replace(idx=key.idx))
 
 # %% ../nbs/08_callbacks.ipynb #3d762a3a
 @patch
@@ -214,7 +215,7 @@ class BranchAccuracy(Metric):
     def __init__(self, i:int): self.i = i
     def reset(self): self.right,self.n = 0.,0
     def accumulate(self, learn):
-        z = learn.branch_logits_hook.z
+        z = getattr(getattr(learn, 'branch_logits_hook', None), 'z', None)
         if z is None or self.i>=len(z): return   # a batch outside of validation, or fewer branches now
         y = learn.yb[0]
         right = z[self.i].argmax(-1)==y if y.ndim==1 else ((z[self.i]>0)==(y>.5)).float().mean(-1)   # several labels
@@ -241,7 +242,8 @@ class TrainingMetrics(Callback):
 
     def after_train(self):
         if self.whole is not None: self.learn.pred,self.learn.yb = self.whole
-        self.whole = self.learn.branch_logits_hook.training_z = None
+        self.whole = None
+        if hook := getattr(self.learn, 'branch_logits_hook', None): hook.training_z = None
 
     def __getstate__(self): return {k: v for k,v in vars(self).items() if k!='whole'}
 
@@ -290,5 +292,5 @@ def _as_number(v):
 class ScheduleLoss(Callback):
     "Before each batch set the numbers of the loss that follow a schedule"
     run_valid = False
-    def before_fit(self): self.distill_loss = self.learn.loss_func   # MixUp puts another in its place later
+    def before_fit(self): self.distill_loss = as_distill_loss(self.learn.loss_func)   # MixUp replaces it later
     def before_batch(self): self.distill_loss.follow_schedules(self.learn.pct_train)

@@ -356,17 +356,23 @@ def _example_images(learn, model, x):
     return x
 
 # %% ../nbs/16_deploy.ipynb #0d815342
+def _export_learner(learn, path):
+    expect(hasattr(learn, 'dls'), 'student', type(learn).__name__, 'a Learner for a file .pkl, which holds its transforms')
+    from ekd_nb.learner import export_learner   # of the modules that train, which nothing else here needs
+    return export_learner(learn, path)
+
 def export_student(
     student:BranchedStudent, # trained, or the Learner of one
-    path, # of the file; its suffix says the format, see `EXPORTERS`
+    path, # of the file; its suffix says the format, see `EXPORTERS`; `.pkl` is fastai's own, with transforms and classes
     x:Tensor=None, # at least two images of the size to expect, [B,channels,H,W]; by default some that the Learner trains on
     **names, # `arch` and `split` for `save_student`
 )->Path: # of the file
     "Write the student in the format of the file's suffix, read it back, and compare the answers"
     path,model = as_path(path),as_network(student)
+    if path.suffix=='.pkl': return _export_learner(student, path)
     x = _example_images(student, model, x)
     row = next((e for e in EXPORTERS.values() if e.suffix==path.suffix), None)
-    expect(row, 'path', str(path), 'a suffix among ' + ', '.join(e.suffix for e in EXPORTERS.values()))
+    expect(row, 'path', str(path), 'a suffix among ' + ', '.join([e.suffix for e in EXPORTERS.values()] + ['.pkl']))
     expect(row.available, 'path', str(path), f'the packages {" and ".join(row.needs)} to be installed')
     path = row.write(student, path, x, **names)
     again = row.read(path)

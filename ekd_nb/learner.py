@@ -6,36 +6,43 @@ Docs: https://ekd-nb.github.io/ekd_nb/learner.html.md"""
 
 # %% auto #0
 __all__ = ['check_arguments', 'teacher_learner', 'add_default_cbs', 'make_student', 'Projection', 'add_projections', 'connect',
-           'ekd_callbacks', 'ekd_columns', 'student_splitter', 'ekd_learner']
+           'ekd_callbacks', 'ekd_columns', 'student_splitter', 'ekd_learner', 'export_learner']
 
 # %% ../nbs/12_learner.ipynb #09ada9cb
 import copy, difflib, inspect, warnings
+from functools import partial
+from numbers import Integral
+from pathlib import Path
 
 import torch
-from torch import nn
 import torch.nn.functional as F
 from fastcore.basics import defaults, listify, patch
 from fastcore.meta import delegates
-from fastai.learner import Learner
+from torch import nn
+from fastai.learner import Learner, load_learner
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
 from fastai.metrics import accuracy, accuracy_multi
-from fastai.callback.progress import ProgressCallback
 import fastai.callback.schedule
+from fastai.callback.core import Callback
+from fastai.callback.progress import ProgressCallback
 from fastai.data.core import DataLoaders
-from fastai.torch_core import get_model as unwrap_model
+from fastai.torch_core import get_model as unwrap_model, no_random, one_param
 
-from .core import EKDError, eval_mode, expect
+from .core import EKDError, as_path, errors_of, eval_mode, expect, same_answers
 from .callbacks import (BranchAccuracy, BranchLogitsHook, DistillCallback, LossTermRecorder, ScheduleLoss,
                               TrainingMetrics, ValidationRecord, loss_columns)
-from .loaders import exportable
+from .data import ViewLoader
+from .loaders import PlainLoaders, exportable, n_batches
 from .distributed import DistributedSync
 from .hint_layers import HintLayers, LayerProjections, hint_layer_cbs, layer_projections, noted_maps
 from .losses import as_distill_loss
-from .networks import adapt_channels, create_network, replace_classifier
+from .networks import adapt_channels, replace_classifier
 from .preflight import (Preflight, check_classes, check_match, check_network, check_single_images, data_classes,
                               dry_run, first_batch, preflight, probe_student)
+
+# %% ../nbs/12_learner.ipynb #40629e84
 import ekd_nb.student_picture   # adds `draw` to students
-from .student import BranchedStudent, branch_indices, branched_student
+from .student import BranchedStudent, branch_indices, branched_student, create_network
 from .targets import resolve_assignment
 from .watch import ReadErrors, StopOnNonFinite, WarnDeadBranch, WarnHintsDominate
 
@@ -86,12 +93,19 @@ def _multi_label(metrics):
     "The default metric for images with several labels"
     return accuracy_multi if metrics is accuracy else metrics
 
+def _instance(cb):
+    "A callback; a class is called"
+    if isinstance(cb, type):
+        with errors_of('cbs', cb): cb = cb()
+    expect(isinstance(cb, Callback), 'cbs', cb, 'callbacks of fastai')
+    return cb
+
 def add_default_cbs(
     cbs, # callbacks of the caller: instances or classes, or None
     *ours, # our own
 )->list: # of callbacks
     "The caller's callbacks and those of ours that are not among them"
-    cbs = [c() if isinstance(c, type) else c for c in listify(cbs)]
+    cbs = [_instance(c) for c in listify(cbs)]
     return cbs + [o for o in ours if not any(isinstance(c, type(o)) for c in cbs)]
 
 # %% ../nbs/12_learner.ipynb #3a569c26
@@ -109,8 +123,8 @@ def make_student(
     if isinstance(arch, BranchedStudent): return _check_finished(arch, n_branches, found.n_out, split, fusion)
     if isinstance(arch, (list, tuple)) and not arch: raise EKDError('arch: got an empty list, expected a network for each branch')
     if n_branches is None: n_branches = len(arch) if isinstance(arch, (list, tuple)) else max(1, found.n_teachers)
-    some = isinstance(n_branches, int) and n_branches>0
-    expect(some, 'n_branches', n_branches, 'at least 1 branch')
+    whole = isinstance(n_branches, Integral) and not isinstance(n_branches, bool)
+    expect(whole and n_branches>0, 'n_branches', n_branches, 'at least 1 branch')
     channels,size = found.x.shape[1],found.x.shape[-1]
     return branched_student(arch, n_branches, found.n_out, split, fusion, channels,
                             cut, size=size, pretrained=pretrained)
@@ -237,8 +251,10 @@ def ekd_columns(
 def student_splitter(
     model, # the student, maybe wrapped for several GPUs
 )->list: # of lists of parameters
-    "Parameters of the trunk, the branches and the classifiers, for freezing and discriminative learning rates"
-    return unwrap_model(model).param_groups()
+    "Trunk, branches and heads, for freezing and discriminative learning rates"
+    student = unwrap_model(model)
+    expect(isinstance(student, BranchedStudent), 'model', type(student).__name__, 'a BranchedStudent, or another splitter')
+    return student.param_groups()
 
 # %% ../nbs/12_learner.ipynb #fea0b088
 @delegates(Learner.__init__)
@@ -259,7 +275,7 @@ def ekd_learner(
     loss_func=None, # a `DistillLoss`, or a function of `StudentOutput` and labels; `EKDLoss()` by default
     metrics=accuracy, # fastai metrics
     cbs=None, # further callbacks
-    splitter=student_splitter, # parameter groups: trunk, branches, classifiers
+    splitter=student_splitter, # parameter groups: trunk, branches, heads
     **kwargs,
 )->Learner:
     "A Learner whose student learns each branch from a teacher of its own and from the labels"
@@ -271,6 +287,45 @@ def ekd_learner(
     cbs = ekd_callbacks(cbs, found, memo) + hint_layer_cbs(student)
     metrics = listify(_multi_label(metrics) if loss.multi_label else metrics) + ekd_columns(student, loss, cbs)
     return Learner(exportable(dls), student, loss_func=loss, metrics=metrics, cbs=cbs, splitter=splitter, **kwargs)
+
+# %% ../nbs/12_learner.ipynb #967e7553
+def _some_items(dls, n=2):
+    "Images of the training data as they are before all transforms"
+    if isinstance(dls, PlainLoaders): return list(first_batch(dls, None)[0][:n])
+    ds = dls.train.dataset
+    if isinstance(dls.train, ViewLoader): return ds.store.x[ds.rows[:n]].cpu().numpy()
+    return getattr(dls.train, 'items', [])[:n]
+
+def _predicted(learn, items):
+    "Predictions for items, through all transforms"
+    with learn.no_bar(), learn.no_logging(): return learn.get_preds(dl=learn.dls.test_dl(items))[0]
+
+def _compare_exported(learn, again, what):
+    "Refuse a copy of a Learner whose network or whose transforms give other answers"
+    with no_random(): x,items = first_batch(learn.dls, None)[0][:8],_some_items(learn.dls)
+    same_answers(learn.model, again.model, x.as_subclass(torch.Tensor).to(one_param(learn.model).device), what)
+    try: mine = _predicted(learn, items)
+    except Exception: return   # these data have no loader for new items
+    same_answers(lambda items: mine, partial(_predicted, again), items, what)
+
+# %% ../nbs/12_learner.ipynb #79f6ad9a
+def export_learner(
+    learn:Learner, # trained
+    path, # of the file, `….pkl`
+)->Path:
+    "Write fastai's `learn.export`, read it back, and compare the predictions"
+    path,dls,opt = as_path(path).absolute(),learn.dls,learn.opt
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        learn.export(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')   # the file is our own
+            again = load_learner(path, cpu=one_param(learn.model).device.type=='cpu')
+    except Exception as e:   # of any kind: a Learner holds functions of the caller
+        raise EKDError(f'path: the Learner cannot be written to {path} and read ({(str(e) or type(e).__name__).splitlines()[0]})') from e
+    finally: learn.dls,learn.opt = dls,opt
+    if n_batches(dls.train): _compare_exported(learn, again, f'the Learner read back from {path}')
+    return path
 
 # %% ../nbs/12_learner.ipynb #37998b80
 _CARRIED = 'MixHandler UnlabeledImages GradientClip GradientAccumulation MixedPrecision'.split()

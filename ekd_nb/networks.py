@@ -13,6 +13,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 import torch
+from fastai.torch_core import get_model as unwrap_model
 from torch import Tensor, nn
 
 from .core import EKDError, errors_of, eval_mode, expect
@@ -69,6 +70,13 @@ def _from_callable(f, n_out, in_channels, pretrained):
     return model
 
 # %% ../nbs/03_networks.ipynb #d6df4591
+def _copied(net):
+    "A copy of a network, without `torch.compile` and data parallelism around it"
+    net = unwrap_model(getattr(net, '_orig_mod', net))
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in net.parameters()):
+        raise EKDError(f'arch: {type(net).__name__} has layers without weights yet, expected a network that has seen an image')
+    return copy.deepcopy(net)
+
 def create_network(
     arch, # a name of this package, timm or torchvision; a callable that builds a network; or an `nn.Module`
     n_out:int=10, # classes
@@ -81,7 +89,7 @@ def create_network(
         raise EKDError(f'arch: expected a network, got the class {arch.__name__}')
     if isinstance(arch, str):
         with errors_of('arch', arch): return _from_name(arch, n_out, in_channels, size, pretrained)
-    if isinstance(arch, nn.Module): return copy.deepcopy(arch)
+    if isinstance(arch, nn.Module): return _copied(arch)
     if not callable(arch): raise EKDError(f'arch: expected a name, a callable or an nn.Module, got {type(arch).__name__}')
     return _from_callable(arch, n_out, in_channels, pretrained)
 

@@ -174,11 +174,12 @@ def probe_student(
     x:Tensor, # images, float [B,channels,H,W]
 )->StudentOutput: # features as they leave the branches, without projections
     "The student's outputs for the first eight images, in evaluation mode"
-    x = x[:8].to(one_param(student).device).as_subclass(Tensor)   # as fastai hands them to the model
+    x = x[:8].to(one_param(student).device).as_subclass(Tensor).clone()   # as fastai hands them to the model
     try:
         with torch.no_grad(), eval_mode(student):
             h = student.trunk(x)
             zs,fs = zip(*[b(h) for b in student.branches])
+            if x._version: raise EKDError('arch: the student changes the images in place, which the teachers get too; expected a copy')
             return StudentOutput(student.fusion(torch.stack(zs), h), torch.stack(zs), fs)
     except RuntimeError as e:
         raise EKDError(f'arch: the student cannot process images {list(x.shape[1:])} ({str(e).splitlines()[0]})') from None

@@ -8,6 +8,8 @@ Docs: https://ekd-nb.github.io/ekd_nb/targets.html.md"""
 __all__ = ['soft_target_kl', 'resolve_assignment', 'branch_targets', 'hint_weights', 'confidence_weights', 'soft_target_terms']
 
 # %% ../nbs/06_targets.ipynb #34ce2ba6
+from numbers import Integral
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,16 +37,16 @@ def resolve_assignment(
     "The teacher of every branch, checked"
     if assign is None: return [i % n_teachers for i in range(n_branches)]
     if isinstance(assign, dict):
-        wrong = [b for b in assign if not (isinstance(b, int) and 0<=b<n_branches)]
+        wrong = [b for b in assign if not (isinstance(b, Integral) and 0<=b<n_branches)]
         if wrong: raise EKDError(f'assign: branch {wrong[0]} does not exist, this student has branches 0 to {n_branches-1}')
         assign = [assign.get(b, b % n_teachers) for b in range(n_branches)]
     listed = isinstance(assign, (list, tuple))
     expect(listed, 'assign', assign, 'None, a list with one entry for each branch, or a dict')
     if len(assign)!=n_branches:
         raise EKDError(f'assign: got {len(assign)} entries, expected one for each of the {n_branches} branches')
-    wrong = [t for t in assign if t is not None and not (isinstance(t, int) and 0<=t<n_teachers)]
+    wrong = [t for t in assign if t is not None and not (isinstance(t, Integral) and 0<=t<n_teachers)]
     if wrong: raise EKDError(f'assign: got teacher {wrong[0]!r}, expected None or an index below {n_teachers}')
-    return list(assign)
+    return [t if t is None else int(t) for t in assign]
 
 # %% ../nbs/06_targets.ipynb #c16546b2
 def branch_targets(

@@ -280,7 +280,7 @@ def _check_classes(entry, n, cm, n_out):
 # %% ../nbs/05_teachers.ipynb #0c15ffbd
 def _forward_checked(entry, teachers, i, x):
     "Logits and features of one teacher, or one sentence about why there are none"
-    m = teachers.models[i]
+    m,version = teachers.models[i],x._version
     try:
         with torch.no_grad(): z,f = teachers._forward_raw(i, x)
     except EKDError: raise
@@ -292,6 +292,8 @@ def _forward_checked(entry, teachers, i, x):
         why = str(e).splitlines()[0].split('. ')[0] if str(e) else type(e).__name__
         resize = '; a TeacherAdapter resizes them' if any(o in why for o in ('size', 'shape', 'kernel')) else ''
         raise EKDError(f'{entry} cannot process images of shape {list(x.shape[1:])}: {why}{resize}') from None
+    if x._version!=version:
+        raise EKDError(f'{entry} changes the images that it is given, which others get too; expected a network that works on a copy')
     if not isinstance(z, Tensor) or z.ndim!=2:
         raise EKDError(f'{entry} returns {type(z).__name__}{list(getattr(z, "shape", []))}, expected logits [B,C]')
     return z,f

@@ -177,6 +177,12 @@ def _is_cached(self:UnlabeledImages):
     return True
 
 # %% ../nbs/08_unlabeled.ipynb #08b1000b
+def _with_unlabelled(y, n):
+    "Labels, and those of `n` images without one"
+    if not y.is_floating_point(): y = y.long()   # a byte cannot hold `NO_LABEL`
+    return torch.cat([y, y.new_full((n, *y.shape[1:]), NO_LABEL)])
+
+# %% ../nbs/08_unlabeled.ipynb #f74c98cf
 @patch
 def before_train(self:UnlabeledImages):
     "Begin a new order, which depends on the number of epochs done"
@@ -194,11 +200,11 @@ def before_batch(self:UnlabeledImages):
     n = round(self.share*len(x))
     more,keys = self._take(n, x.device)
     joined = torch.cat([x.as_subclass(Tensor), more.to(x.dtype)]).as_subclass(type(x))
-    distill = getattr(self.learn, 'distill', None)
-    if distill is None: raise EKDError('teachers: got none, images without labels need at least one')
+    if (distill := getattr(self.learn, 'distill', None)) is None:
+        raise EKDError('teachers: got none, images without labels need at least one')
     distill.extend_batch(joined, partial(self._teacher_outputs, distill, keys))
     self.learn.xb = (joined,)
-    self.learn.yb = (torch.cat([y, y.new_full((n, *y.shape[1:]), NO_LABEL)]),)
+    self.learn.yb = (_with_unlabelled(y, n),)
 
 @patch
 def _teacher_outputs(self:UnlabeledImages, distill, keys, key, x):

@@ -9,7 +9,7 @@ __all__ = ['inside_fit', 'is_training_fit', 'WatchedBatches', 'ReadErrors', 'Non
            'WarnHintsDominate']
 
 # %% ../nbs/07_watch.ipynb #f7228efd
-import math, sys, warnings
+import math, re, sys, warnings
 
 import torch
 from torch import Tensor
@@ -62,9 +62,12 @@ class WatchedBatches:
         learn = self.learn
         try: type(learn).all_batches(learn)
         except Exception as e:   # of any kind: images are read by the caller's code
+            kinds = {id(dl): k for k,dl in zip(('training', 'validation'), learn.dls.loaders)}
+            what = f'dls: a batch of {kinds.get(id(learn.dl), "new")} images'
+            wrong = re.search(r'Target (-?\d+) is out of bounds', str(e))   # of PyTorch's cross-entropy
+            if wrong: raise EKDError(f'{what} has label {wrong[1]}, which is no class of the network') from None
             if isinstance(e, EKDError) or _raised_in(e, Learner.one_batch): raise
-            kinds = {id(learn.dls.valid): 'validation', id(learn.dls.train): 'training'}
-            with batch_errors(f'dls: a batch of {kinds.get(id(learn.dl), "new")} images'): raise
+            with batch_errors(what): raise
 
 class ReadErrors(Callback):
     "Stop with one sentence that names the file when images cannot be read"
@@ -161,12 +164,14 @@ class WarnHintsDominate(Callback):
 
     def limit(self):
         "Share of the loss; hints that fall may be large at first"
-        return .9 if 'gamma' in self.learn.loss_func.scheduled else .5
+        loss = self.learn.loss_func
+        return .9 if isinstance(loss, DistillLoss) and 'gamma' in loss.scheduled else .5
 
     def after_pred(self):
         if self.training or not self.learn.yb or not isinstance(self.pred, Tensor) or self.pred.ndim!=2: return
         y = self.learn.yb[0].as_subclass(Tensor)
         if y.ndim!=1: return
+        y = y.clamp(0, self.pred.shape[1]-1)   # the loss refuses what is no class
         self.right = self.right + (self.pred.argmax(-1)==y).sum()
         self.counts = self.counts + torch.bincount(y.long(), minlength=self.pred.shape[1])
 

@@ -268,3 +268,138 @@ def test_batches_are_watched_in_an_exported_learner_too(pictures, tmp_path):
     damage(files[2], False)
     with m.no_bar(), pytest.raises(EKDError, match='dls: a batch of new images cannot be made .*png'):
         m.get_preds(dl=m.dls.test_dl(files))
+
+
+# ---- an exported Learner is read back
+
+class Forgetful(Net):
+    "A network whose copy computes something else"
+    factor = 1.
+    def __getstate__(self): return {k: v for k, v in vars(self).items() if k != 'factor'}
+    def forward(self, x): return super().forward(x)*self.factor
+
+def test_an_exported_learner_is_compared(tmp_path):
+    from ekd_nb.deploy import export_student
+    from ekd_nb.learner import export_learner
+    l = teacher_learner(dls(), Forgetful(), path=tmp_path)
+    assert export_learner(l, tmp_path/'new'/'l.pkl') == tmp_path/'new'/'l.pkl'
+    l.model.factor = 2.
+    for export in (export_learner, export_student):
+        with pytest.raises(EKDError, match=r'the Learner read back from .*l.pkl computes something else: outputs differ by '):
+            export(l, tmp_path/'l.pkl')
+
+@pytest.mark.parametrize('kind', ['folder', 'ours', 'plain'])
+def test_every_kind_of_data_is_exported_and_predicts_the_same(kind, pictures, tmp_path):
+    from fastai.learner import load_learner
+    from ekd_nb.learner import export_learner
+    d = dict(folder=lambda: folder_dls(pictures), ours=dls, plain=torch_loaders)[kind]()
+    ts = [get_model(SMALL, 2)] if kind == 'folder' else teachers()
+    l = fit(ekd_learner(d, SMALL, ts, judge=False, n_out=None if kind == 'folder' else 10))
+    dls_before, opt = l.dls, l.opt
+    m = load_learner(export_learner(l, tmp_path/'l.pkl'))
+    assert l.dls is dls_before and l.opt is opt
+    x = l.dls.one_batch()[0] if kind != 'plain' else next(iter(l.dls.train))[0]
+    with torch.no_grad(): assert torch.equal(m.model.eval()(x), l.model.eval()(x))
+    fit(l)
+
+def test_transforms_that_an_exported_learner_loses_are_noticed(pictures, tmp_path):
+    from fastai.vision.all import ImageDataLoaders, Transform, PILImage
+    from ekd_nb.learner import export_learner
+    class Invert(Transform):
+        on = True
+        def __getstate__(self): return {}
+        def encodes(self, x: PILImage):
+            import numpy as np
+            return PILImage.create(255-np.asarray(x)) if self.on else x
+    t = Invert()
+    d = ImageDataLoaders.from_folder(pictures, valid_pct=.3, seed=0, bs=4, num_workers=0, item_tfms=[t])
+    l = fit(teacher_learner(d, SMALL))
+    export_learner(l, tmp_path/'l.pkl')
+    t.on = False
+    with pytest.raises(EKDError, match='computes something else'): export_learner(l, tmp_path/'l.pkl')
+
+def test_a_failed_export_leaves_the_learner_as_it_was(tmp_path):
+    from ekd_nb.learner import export_learner
+    l = fit(teacher_learner(dls(), SMALL))
+    l.mine = (i for i in range(3))   # cannot be pickled
+    with pytest.raises(EKDError, match='path: the Learner cannot be written to .*l.pkl and read .cannot pickle'):
+        export_learner(l, tmp_path/'l.pkl')
+    fit(l)
+    (tmp_path/'f').touch()
+    with pytest.raises(EKDError, match='path: the Learner cannot be written'): export_learner(l, tmp_path/'f'/'l.pkl')
+
+
+# ---- what was exchanged after the Learner was made
+
+def test_labels_of_one_byte_beside_images_without_labels():
+    "156 is -100 in a byte: it would be a class"
+    x, y = torch.randn(24, 1, 8, 8), torch.arange(24)%10
+    from torch.utils.data import TensorDataset
+    from ekd_nb.unlabeled import UnlabeledImages
+    from fastai.torch_core import set_seed
+    weights = []
+    for labels in (y, y.to(torch.uint8)):
+        dl = DataLoader(TensorDataset(x, labels), 8)
+        set_seed(0)
+        l = ekd_learner(DataLoaders(dl, dl), SMALL, [get_model(SMALL, 10, 1)], judge=False, n_out=10,
+                        cbs=UnlabeledImages(DataLoaders(dl, dl)))
+        weights.append(torch.cat([p.detach().flatten() for p in fit(l).model.parameters()]))
+    assert torch.equal(*weights)
+
+def test_a_network_that_changes_its_images_is_refused():
+    class Doubles(Net):
+        def forward(self, x): return super().forward(x.mul_(2))
+    refused(lambda: learner(ts=[Doubles(10, 1)]), 'teachers: entry 0 (Doubles) changes the images that it is given, which others '
+            'get too; expected a network that works on a copy')
+    student = nn.Sequential(nn.ReLU(inplace=True), get_model(SMALL, 10, 1).stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+    refused(lambda: learner(arch=student, split=1), 'arch: the student changes the images in place, which the teachers get too; '
+            'expected a copy')
+
+@pytest.mark.parametrize('label', [-1, 7])
+@pytest.mark.parametrize('make', [lambda d: teacher_learner(d, SMALL, n_out=3),
+                                  lambda d: ekd_learner(d, SMALL, [get_model(SMALL, 3, 1)], judge=False, n_out=3)])
+def test_a_label_that_is_no_class_in_a_later_batch(make, label):
+    from torch.utils.data import TensorDataset
+    x, y = torch.randn(24, 1, 8, 8), torch.arange(24)%3
+    good, bad = [DataLoader(TensorDataset(x, torch.where(torch.arange(24) == i, label, y)), 8) for i in (-1, 20)]
+    for part, d in dict(training=(bad, good), validation=(good, bad)).items():
+        l = make(DataLoaders(*d))
+        with pytest.raises(EKDError) as e: fit(l)
+        assert str(e.value) == f'dls: a batch of {part} images has label {label}, which is no class of the network'
+
+def test_another_loss_model_or_fewer_callbacks():
+    from ekd_nb.callbacks import BranchLogitsHook
+    l = learner()
+    l.loss_func = lambda o, y: F.cross_entropy(getattr(o, 'logits', o), y)
+    fit(l)
+    l = learner()
+    l.remove_cb(BranchLogitsHook)
+    fit(l)
+    l = learner()
+    l.model = Net(10, 1)
+    with pytest.raises(EKDError, match="model: got 'Net', expected a BranchedStudent, or another splitter"): fit(l)
+    l = fit(learner())
+    l.model = Net(10, 1)
+    with pytest.raises(EKDError, match="model: got 'Tensor', expected a StudentOutput: teachers teach a BranchedStudent"): fit(l)
+
+def test_callbacks_that_are_none():
+    from ekd_nb.checkpoint import Checkpoint
+    for cbs, says in ((3, 'cbs: got 3, expected callbacks of fastai'), (['mixup'], "cbs: got 'mixup', expected callbacks of fastai"),
+                      (Checkpoint, 'cbs: Checkpoint raises TypeError (Checkpoint.__init__() missing 1 required positional '
+                       "argument: 'folder'), expected no error")):
+        refused(lambda: learner(cbs=cbs), says)
+        refused(lambda: teacher_learner(dls(), SMALL, cbs=cbs), says)
+
+def test_networks_that_are_wrapped_or_unfinished():
+    net = get_model(SMALL, 10, 1)
+    x = dls().valid.one_batch()[0]
+    for arch in (nn.DataParallel(net), torch.compile(net)):
+        a, b = [learner(arch=m, n_branches=1).model.eval().trunk(x) for m in (arch, net)]   # the classifier is new
+        assert torch.equal(a, b)
+    lazy = nn.Sequential(nn.LazyConv2d(8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LazyLinear(10))
+    refused(lambda: learner(arch=lazy), 'arch: Sequential has layers without weights yet, expected a network that has seen an image')
+
+def test_numbers_of_numpy_count_branches_and_teachers():
+    import numpy as np
+    l = learner(n_branches=np.int64(2), loss_func=EKDLoss(assign=[np.int64(1), 0]))
+    assert l.model.n_branches == 2 and l.model.assigned == l.distill.teachers.names[::-1]
