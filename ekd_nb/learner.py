@@ -36,13 +36,13 @@ from .loaders import PlainLoaders, exportable, n_batches
 from .distributed import DistributedSync
 from .hint_layers import HintLayers, LayerProjections, hint_layer_cbs, layer_projections, noted_maps
 from .losses import as_distill_loss
-from .networks import adapt_channels, replace_classifier
+from .networks import adapt_channels, create_network, replace_classifier
 from .preflight import (Preflight, check_classes, check_match, check_network, check_single_images, data_classes,
                               dry_run, first_batch, preflight, probe_student)
 
 # %% ../nbs/12_learner.ipynb #40629e84
 import ekd_nb.student_picture   # adds `draw` to students
-from .student import BranchedStudent, branch_indices, branched_student, create_network
+from .student import BranchedStudent, branch_indices, branched_student
 from .targets import resolve_assignment
 from .watch import ReadErrors, StopOnNonFinite, WarnDeadBranch, WarnHintsDominate
 
@@ -251,7 +251,7 @@ def ekd_columns(
 def student_splitter(
     model, # the student, maybe wrapped for several GPUs
 )->list: # of lists of parameters
-    "Trunk, branches and heads, for freezing and discriminative learning rates"
+    "Parameters of the trunk, the branches and the classifiers, for freezing and discriminative learning rates"
     student = unwrap_model(model)
     expect(isinstance(student, BranchedStudent), 'model', type(student).__name__, 'a BranchedStudent, or another splitter')
     return student.param_groups()
@@ -275,7 +275,7 @@ def ekd_learner(
     loss_func=None, # a `DistillLoss`, or a function of `StudentOutput` and labels; `EKDLoss()` by default
     metrics=accuracy, # fastai metrics
     cbs=None, # further callbacks
-    splitter=student_splitter, # parameter groups: trunk, branches, heads
+    splitter=student_splitter, # parameter groups: trunk, branches, classifiers
     **kwargs,
 )->Learner:
     "A Learner whose student learns each branch from a teacher of its own and from the labels"
