@@ -361,39 +361,21 @@ def test_parameters_of_hints_are_told_apart_the_same_way_everywhere(tmp_path):
     assert bare.param_counts() == (n, 0) and 'hint' not in bare.summary()
 
 
-class CountOperations(torch.utils._python_dispatch.TorchDispatchMode):
-    "Counts operations on tensors"
-    def __init__(self):
-        super().__init__()
-        self.n = 0
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.n += 1
-        return func(*args, **(kwargs or {}))
-
-
 def test_a_step_of_the_plain_call_is_a_step_by_hand():
     "No option that was not asked for costs a plain call anything: the operations of a step, with a Learner and by hand"
-    from fastai.callback.core import Callback
-    class Watch(Callback):
-        order = -100
-        def before_batch(self):
-            if self.training and self.iter == 1: self.mode = CountOperations().__enter__()
-    class Stop(Callback):
-        order = 100
-        def after_batch(self):
-            if self.training and self.iter == 1: self.watch.mode.__exit__(None, None, None)
-    l = learner(loss_func=EKDLoss(), cbs=[Watch(), Stop()])
-    l.fit(1, 1e-3)
+    from ekd_nb.study.timing import OperationCount, step_operations
+    l = learner(loss_func=EKDLoss())
+    n = step_operations(l)
     x, y = l.dls.one_batch()
     x, y = x.as_subclass(torch.Tensor), y.as_subclass(torch.Tensor)
     l.model.train()
-    with CountOperations() as by_hand:
+    with OperationCount() as by_hand:
         with torch.no_grad(): out = l.distill.teachers(x)
         loss = l.loss_func(l.model(x)._replace(teacher=out), y)
         loss.backward()
         l.opt.step()
         l.opt.zero_grad()
-    assert 0 <= l.watch.mode.n-by_hand.n < .05*by_hand.n
+    assert 0 <= n-by_hand.n < .05*by_hand.n
 
 
 def test_the_plain_call_loads_and_adds_nothing_that_was_not_asked_for():
