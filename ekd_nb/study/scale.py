@@ -108,10 +108,10 @@ def place_text(
     words = 'as good as' if outcome=='small' else 'too close to call against'
     return f"{words} {name} ({'; '.join(t for t in (f'{format_difference(d)} points', cost) if t)})"
 
-def _cost(records, m):
+def _cost(records, m, of=''):
     "What a method needs beside EKD, in words"
     flops = {o: next((r['flops'] for r in records if r['method']==o), None) for o in (m, DEFAULT_METHOD)}
-    return f'{flops[m]/flops[DEFAULT_METHOD]:.1f} times its multiply-adds' if all(flops.values()) else ''
+    return f'{flops[m]/flops[DEFAULT_METHOD]:.1f} times{of}' if all(flops.values()) else ''
 
 # %% ../../nbs/study/13_scale.ipynb #ba4e4c61
 _BESIDE = dict(kd_wide_hint='one wide network with the same hints', ekd_light='heads', plain='the plain student')
@@ -131,18 +131,18 @@ def family(
 def lead_text(
     records:list, # of one setting and fraction
     title:str, # of the setting
-)->str: # two or three sentences
-    "EKD beside one wide network with the same hints and beside heads, with cost; then beside the plain student"
+)->str: # one or two sentences
+    "EKD beside one wide network with the same hints, beside heads, both with their cost, and beside the plain student"
     mine = by_seed(records, DEFAULT_METHOD)
     if not mine: return f'On {title} EKD is not measured yet{_so_far(records)}.'
     found = family(records)
-    wide,heads = (place_text(found, m, _BESIDE[m], _cost(records, m)) for m in ('kd_wide_hint', 'ekd_light'))
+    costs = {'kd_wide_hint': _cost(records, 'kd_wide_hint', ' its multiply-adds'), 'ekd_light': _cost(records, 'ekd_light')}
+    wide,heads,plain = (place_text(found, m, name, costs.get(m, '')) for m,name in _BESIDE.items())
     seeds = f'{len(mine)} seeds' if len(mine)>1 else 'one seed, which settles nothing'
-    text = (f'On {title} EKD ({percent([*mine.values()])} %, {seeds}) is {wide}, and {heads}. '
-            f"It is {place_text(found, 'plain', _BESIDE['plain'])}.")
-    alone = [name for m,name in _BESIDE.items() if _outcome(found, m)[0]=='alone']
+    text = f'On {title} EKD ({100*mean_std(mine.values())[0]:.1f} %, {seeds}) is {wide}, {heads}, and {plain}.'
+    alone = [name.removesuffix(' with the same hints') for m,name in _BESIDE.items() if _outcome(found, m)[0]=='alone']
     n = sum(map(len, found.values()))
-    return text + (f' Clear alone, but not among all {n} comparisons: {join_words(alone)}.' if alone else '')
+    return text + (f' Not clear among all {n} comparisons: {join_words(alone)}.' if alone else '')
 
 # %% ../../nbs/study/13_scale.ipynb #6c0622d6
 def goal_text(
