@@ -136,7 +136,7 @@ def lead_text(
     mine = by_seed(records, DEFAULT_METHOD)
     if not mine: return f'On {title} EKD is not measured yet{_so_far(records)}.'
     found = family(records)
-    costs = {'kd_wide_hint': _cost(records, 'kd_wide_hint', ' its multiply-adds'), 'ekd_light': _cost(records, 'ekd_light')}
+    costs = {m: _cost(records, m, of) for m,of in dict(kd_wide_hint=' its multiply-adds', ekd_light='').items()}
     wide,heads,plain = (place_text(found, m, name, costs.get(m, '')) for m,name in _BESIDE.items())
     seeds = f'{len(mine)} seeds' if len(mine)>1 else 'one seed, which settles nothing'
     text = f'On {title} EKD ({100*mean_std(mine.values())[0]:.1f} %, {seeds}) is {wide}, {heads}, and {plain}.'
