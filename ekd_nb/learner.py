@@ -37,8 +37,8 @@ from .distributed import DistributedSync
 from .hint_layers import HintLayers, LayerProjections, hint_layer_cbs, layer_projections, noted_maps
 from .losses import as_distill_loss
 from .networks import adapt_channels, create_network, replace_classifier
-from .preflight import (Preflight, check_classes, check_match, check_network, check_single_images, data_classes,
-                              dry_run, first_batch, preflight, probe_student)
+from .preflight import (Preflight, check_classes, check_match, check_network, check_parts, check_single_images,
+                              data_classes, dry_run, first_batch, preflight, probe_student)
 
 # %% ../nbs/12_learner.ipynb #40629e84
 import ekd_nb.student_picture   # adds `draw` to students
@@ -77,6 +77,7 @@ def teacher_learner(
     model = create_network(arch, n_out, x.shape[1], x.shape[-1], pretrained)
     if not isinstance(arch, nn.Module): _fit_data(model, x, n_out)
     check_network(model, x, n_out)
+    check_parts(model, n_out, y, metrics, **kwargs)
     cbs = add_default_cbs(cbs, ReadErrors(), StopOnNonFinite(), ValidationRecord(), DistributedSync())
     loss_func = loss_func or CrossEntropyLossFlat()
     return Learner(exportable(dls), model, loss_func=loss_func, metrics=metrics, cbs=cbs, **kwargs)
@@ -248,6 +249,12 @@ def ekd_columns(
     return loss_columns(loss, recorder) + branches
 
 # %% ../nbs/12_learner.ipynb #e66df32a
+def _tried_metrics(student, found, loss, metrics, splitter, kwargs):
+    "The caller's metrics as a list; they, the splitter and the optimizer are tried"
+    metrics = listify(_multi_label(metrics) if loss.multi_label else metrics)
+    check_parts(student, found.n_out, found.y, metrics, splitter, **kwargs)
+    return metrics
+
 def student_splitter(
     model, # the student, maybe wrapped for several GPUs
 )->list: # of lists of parameters
@@ -285,7 +292,7 @@ def ekd_learner(
     student = make_student(arch, found, n_branches, split, fusion, cut, pretrained)
     connect(student, loss, found, dls, trunk_grad)
     cbs = ekd_callbacks(cbs, found, memo) + hint_layer_cbs(student)
-    metrics = listify(_multi_label(metrics) if loss.multi_label else metrics) + ekd_columns(student, loss, cbs)
+    metrics = _tried_metrics(student, found, loss, metrics, splitter, kwargs) + ekd_columns(student, loss, cbs)
     return Learner(exportable(dls), student, loss_func=loss, metrics=metrics, cbs=cbs, splitter=splitter, **kwargs)
 
 # %% ../nbs/12_learner.ipynb #967e7553
@@ -338,7 +345,7 @@ def _detached(cb):
 
 def _carried(learn, ours):
     "Copies of the caller's callbacks that change a batch or a step; a warning names the others"
-    known = {type(c) for c in ours} | {HintLayers} | set(map(_class_of, defaults.callbacks)) | {ProgressCallback}
+    known = {type(c) for c in ours} | {HintLayers, DistillCallback} | set(map(_class_of, defaults.callbacks)) | {ProgressCallback}
     own = [c for c in learn.cbs if type(c) not in known]
     left = ', '.join(type(c).__name__ for c in own if not _is_carried(c))
     if left: warnings.warn(f'keep: the new Learner has no {left}; add them to it with add_cb')

@@ -6,7 +6,7 @@ Docs: https://ekd-nb.github.io/ekd_nb/preflight.html.md"""
 
 # %% auto #0
 __all__ = ['first_batch', 'data_classes', 'describe', 'check_classes', 'Preflight', 'ready_teachers', 'preflight',
-           'probe_student', 'check_network', 'check_single_images', 'check_match', 'dry_run']
+           'probe_student', 'check_network', 'check_single_images', 'check_match', 'dry_run', 'check_parts']
 
 # %% ../nbs/11_preflight.ipynb #6f8131cf
 import sys
@@ -17,9 +17,12 @@ import torch
 from torch import Tensor, nn
 from fastai.data.core import DataLoaders
 from fastai.data.transforms import get_c
-from fastai.torch_core import one_param, to_device
+from fastai.learner import Metric
+from fastai.optimizer import Adam
+from fastai.torch_core import one_param, to_device, trainable_params
+from fastcore.basics import listify
 
-from .core import EKDError, eval_mode, expect
+from .core import EKDError, errors_of, eval_mode, expect
 from .loaders import batch_errors, last_batch_size, n_batches, n_items
 from .losses import DistillLoss, FunctionLoss
 from .hint_layers import check_hints
@@ -247,3 +250,31 @@ def dry_run(
         advice = labels if isinstance(loss, FunctionLoss) else ''
         raise EKDError(f"loss_func: {loss.name} cannot judge a student's output ({why}){advice}") from None
     if not isinstance(value, Tensor): raise EKDError(f'loss_func: returns a {type(value).__name__}, expected a tensor')
+
+# %% ../nbs/11_preflight.ipynb #ebe45fcb
+def check_parts(
+    model:nn.Module, # that is trained
+    n_out:int, # classes
+    y:Tensor, # labels of a batch
+    metrics, # of the caller
+    splitter=trainable_params, # function of the model -> parameters, in groups or not
+    opt_func=Adam, # makes the optimizer
+    **kwargs, # further arguments of `Learner`, not looked at
+):
+    "Refuse metrics, a splitter or an optimizer that would fail while training"
+    of_torch = isinstance(opt_func, type) and issubclass(opt_func, torch.optim.Optimizer)
+    expect(not of_torch, 'opt_func', opt_func, 'one of fastai, such as partial(OptimWrapper, opt=torch.optim.AdamW)')
+    expect(callable(opt_func), 'opt_func', opt_func, 'a function that makes an optimizer')
+    with errors_of('splitter', splitter): groups = [[o] if isinstance(o, Tensor) else o for o in splitter(model)]
+    seen = {id(p) for g in groups for p in g}
+    names = [n for n,p in model.named_parameters() if p.requires_grad]
+    lost = [n for n,p in model.named_parameters() if p.requires_grad and id(p) not in seen]
+    if lost: raise EKDError(f'splitter: leaves out {len(lost)} of {len(names)} tensors, such as {lost[0]}, which nothing would train; '
+                            'expected all but frozen ones')
+    for m in listify(metrics): _check_metric(m, torch.zeros(len(y[:8]), n_out), y[:8].cpu().as_subclass(Tensor))
+
+def _check_metric(m, z, y):
+    "Try a metric that is a function on a few images"
+    expect(callable(m) or isinstance(m, Metric), 'metrics', m, 'metrics of fastai, or functions of predictions and labels')
+    if isinstance(m, (Metric, type)): return
+    with errors_of('metrics', m): m(z, y)

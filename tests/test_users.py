@@ -403,3 +403,31 @@ def test_numbers_of_numpy_count_branches_and_teachers():
     import numpy as np
     l = learner(n_branches=np.int64(2), loss_func=EKDLoss(assign=[np.int64(1), 0]))
     assert l.model.n_branches == 2 and l.model.assigned == l.distill.teachers.names[::-1]
+
+
+# ---- optimizers, splitters and metrics of the caller
+
+def of_some(p, y): return p[:, 99].mean()
+
+@pytest.mark.parametrize('kw, says', [
+    (dict(opt_func=torch.optim.AdamW), "opt_func: got <class 'torch.optim.adamw.AdamW'>, expected one of fastai, such as "
+     'partial(OptimWrapper, opt=torch.optim.AdamW)'),
+    (dict(opt_func=3), 'opt_func: got 3, expected a function that makes an optimizer'),
+    (dict(splitter=fails), "splitter: fails raises KeyError ('mine'), expected no error"),
+    (dict(metrics='accuracy'), "metrics: got 'accuracy', expected metrics of fastai, or functions of predictions and labels"),
+    (dict(metrics=[of_some]), 'metrics: of_some raises IndexError (index 99 is out of bounds for dimension 1 with size 10), '
+     'expected no error')])
+def test_what_fastai_would_use_later_is_tried_before(kw, says):
+    refused(lambda: learner(**kw), says)
+    refused(lambda: teacher_learner(dls(), SMALL, **kw), says)
+
+def test_a_splitter_that_leaves_out_parameters():
+    def some(m): return [list(m.parameters())[:3]]
+    for make in (lambda **kw: learner(**kw), lambda **kw: teacher_learner(dls(), SMALL, **kw)):
+        with pytest.raises(EKDError, match=r'splitter: leaves out \d+ of \d+ tensors, such as .*, which nothing would train'):
+            make(splitter=some)
+    from fastai.torch_core import trainable_params
+    from fastai.optimizer import OptimWrapper, SGD
+    from functools import partial
+    fit(learner(splitter=trainable_params, opt_func=partial(OptimWrapper, opt=torch.optim.AdamW)))
+    fit(learner(opt_func=SGD))

@@ -367,6 +367,13 @@ wrong(K, "ekd_learner(…, nbranches=2)", "got 'nbranches', expected an argument
     lambda: ekd(**good(nbranches=2)))
 wrong(K, "ekd_learner(…, cbs=DistillCallback(…))", 'cbs: got a DistillCallback')(two)
 
+wrong(K, "ekd_learner(…, cbs='mixup')", "cbs: got 'mixup', expected callbacks of fastai")(lambda: ekd(**good(cbs='mixup')))
+wrong(K, "ekd_learner(…, metrics='accuracy')", "metrics: got 'accuracy'")(lambda: ekd(**good(metrics='accuracy')))
+wrong(K, "ekd_learner(…, opt_func=torch.optim.AdamW)", 'expected one of fastai, such as partial(OptimWrapper')(
+    lambda: ekd(**good(opt_func=torch.optim.AdamW)))
+wrong(K, "a splitter that leaves out parameters", 'splitter: leaves out')(
+    lambda: ekd(**good(splitter=lambda m: [list(m.trunk.parameters())])))
+
 def loaded():
     "An exported Learner, read back"
     from fastai.learner import load_learner
