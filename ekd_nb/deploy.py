@@ -257,12 +257,13 @@ def _read(path, read, what):
 def save_onnx(
     student:nn.Module, # any network, or a Learner; it is exported in evaluation mode
     path, # `….onnx`
-    x:Tensor, # a batch of the size to expect, [B,channels,H,W]
+    x:Tensor=None, # a batch of the size to expect, [B,channels,H,W]; None: one of the Learner
 )->Path:
     "Write the student as ONNX: `images` [B,channels,H,W] to `logits` [B,C]"
     if not find_spec('onnx'):
         raise EKDError('save_onnx: the package onnx is not installed, expected it (pip install ekd_nb[onnx]); the file needs it no more')
-    student = as_network(student)
+    source,student = student,as_network(student)
+    if x is None: x = _example_images(source, student, x)
     out,axes = io.BytesIO(),dict(images={0: 'batch'}, logits={0: 'batch'})
     with warnings.catch_warnings(), eval_mode(student):
         warnings.simplefilter('ignore')

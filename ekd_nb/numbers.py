@@ -14,6 +14,9 @@ from numbers import Real
 from .core import expect
 
 # %% ../nbs/06_numbers.ipynb #eeee1261
+def _range(values): return f'a schedule with values from {min(values):g} to {max(values):g}'
+def _function(f): return f"{getattr(f, '__name__', type(f).__name__)}, which is no function of a share of the training"
+
 class LossNumber:
     "Attribute of a loss: a number, or a schedule (function of the share of the training, 0 to 1) and its value now"
     def __init__(self,
@@ -28,6 +31,7 @@ class LossNumber:
         schedule = value if callable(value) else None
         values = self._values(value) if schedule else [value]
         ok = values and all(isinstance(v, Real) and self.low<=v<=self.high for v in values)
+        if schedule and not ok: value = _range(values) if values else _function(value)
         expect(ok, self.name, value, f'{self.wanted}, or a schedule of it such as SchedCos(60, 0)')
         loss.schedules.pop(self.name, None)
         if schedule: loss.schedules[self.name] = schedule

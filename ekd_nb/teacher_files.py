@@ -165,7 +165,9 @@ def _on_cpu(model):
 def _rebuild_error(net, info, sd, x):
     "Does the recipe in `info` make a network that takes these weights and gives the same outputs? '' or the reason"
     try: twin = build_network(info)
-    except EKDError as e: return str(e)
+    except EKDError as e:
+        unknown = 'is not known' in str(e)
+        return f"{info['arch']!r} is no network of this package or of timm" if unknown else str(e).rstrip('.')
     except Exception as e:
         return f"{info['arch']} cannot be built ({str(e).splitlines()[0] if str(e) else type(e).__name__})"
     try: twin.float().load_state_dict(sd)

@@ -8,6 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
 from compat import SMALL, Net, data, dls, folder_dls, teachers
 from fastai.callback.core import Callback
 from fastai.callback.mixup import MixUp
+from fastai.callback.schedule import SchedLin
 from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 from fastai.data.core import DataLoaders
@@ -412,3 +413,25 @@ def test_votes_about_several_labels_are_refused(f):
     learn = ekd_learner(few(), 'resnet8-w4', n_branches=2, loss_func=EKDLoss(1, 0, 0))
     learn.loss_func = MultiLabelEKDLoss(1, 0, 0)
     with pytest.raises(EKDError, match='several labels'): f(learn, [(torch.zeros(2, 1, 8, 8),)])
+
+
+@pytest.mark.parametrize('make,words', [
+    (lambda: EKDLoss(tau=SchedLin(4, -1)), "tau: got 'a schedule with values from -1 to 4', expected a temperature"),
+    (lambda: EKDLoss(gamma=lambda a, b: 1), "gamma: got '<lambda>, which is no function of a share of the training'"),
+    (lambda: EKDLoss(gamma='cosine'), "gamma: got 'cosine', expected a weight of at least 0")])
+def test_a_schedule_that_is_refused_is_said_in_words(make, words):
+    with pytest.raises(EKDError) as e: make()
+    assert words in str(e.value) and 'object at' not in str(e.value)
+
+
+def test_onnx_of_a_learner_needs_no_images(tmp_path):
+    onnxruntime = pytest.importorskip('onnxruntime')
+    from ekd_nb.deploy import save_onnx
+    data = load_images('digits')
+    dls = image_dls(data, range(60), bs=20, device='cpu')
+    learn = ekd_learner(dls, 'resnet8-w4', [get_model('resnet8-w4', 10, 1)], n_branches=2, judge=False).keep(1)
+    session = onnxruntime.InferenceSession(save_onnx(learn, tmp_path/'s.onnx'))
+    x = dls.valid.one_batch()[0].as_subclass(torch.Tensor)[:3]
+    with torch.no_grad(): z = learn.model.eval()(x)
+    assert (torch.from_numpy(session.run(None, dict(images=x.numpy()))[0])-z).abs().max() < 1e-4
+    with pytest.raises(EKDError, match='x: got .NoneType., expected images'): save_onnx(learn.model, tmp_path/'s.onnx')
