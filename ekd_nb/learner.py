@@ -345,7 +345,8 @@ def _detached(cb):
 
 def _carried(learn, ours):
     "Copies of the caller's callbacks that change a batch or a step; a warning names the others"
-    known = {type(c) for c in ours} | {HintLayers, DistillCallback} | set(map(_class_of, defaults.callbacks)) | {ProgressCallback}
+    known = {type(c) for c in ours} | {HintLayers, DistillCallback, ProgressCallback}
+    known |= set(map(_class_of, defaults.callbacks))
     own = [c for c in learn.cbs if type(c) not in known]
     left = ', '.join(type(c).__name__ for c in own if not _is_carried(c))
     if left: warnings.warn(f'keep: the new Learner has no {left}; add them to it with add_cb')
