@@ -52,11 +52,11 @@ def _minutes_of(p):
 
 def presets_text()->str:
     "The presets as a table in plain text"
-    rows = [f"  {'data':10}{'preset':10}{'images':>8}{'epochs':>8}{'minutes':>9}  what"]
+    rows = [f"  {'data':12}{'preset':10}{'images':>8}{'epochs':>8}{'minutes':>9}  what"]
     for (data,preset),p in PROTOCOLS.items():
         n_classes = 100 if data=='cifar100' else 10
         images = f'{p.per_class*n_classes:,}' if p.per_class else 'all'
-        rows.append(f'  {data:10}{preset:10}{images:>8}{p.epochs:>8}{_minutes_of(p):>9}  {PRESETS[preset]}')
+        rows.append(f'  {data:12}{preset:10}{images:>8}{p.epochs:>8}{_minutes_of(p):>9}  {PRESETS[preset]}')
     return '\n'.join(rows)
 
 # %% ../../nbs/study/13_reproduce.ipynb #fa0729b2
