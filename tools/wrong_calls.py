@@ -367,7 +367,8 @@ wrong(K, "ekd_learner(…, nbranches=2)", "got 'nbranches', expected an argument
     lambda: ekd(**good(nbranches=2)))
 wrong(K, "ekd_learner(…, cbs=DistillCallback(…))", 'cbs: got a DistillCallback')(two)
 
-wrong(K, "ekd_learner(…, cbs='mixup')", "cbs: got 'mixup', expected callbacks of fastai")(lambda: ekd(**good(cbs='mixup')))
+wrong(K, "ekd_learner(…, cbs='mixup')", "cbs: got 'mixup', expected callbacks of fastai")(
+    lambda: ekd(**good(cbs='mixup')))
 wrong(K, "ekd_learner(…, metrics='accuracy')", "metrics: got 'accuracy'")(lambda: ekd(**good(metrics='accuracy')))
 wrong(K, "ekd_learner(…, opt_func=torch.optim.AdamW)", 'expected one of fastai, such as partial(OptimWrapper')(
     lambda: ekd(**good(opt_func=torch.optim.AdamW)))
