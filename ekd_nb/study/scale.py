@@ -171,7 +171,7 @@ def goal_text(
     if d.n:
         reached = 'reached' if d.mean>=GOALS[data] else 'missed'
         parts.append(f'At least {100*GOALS[data]:.0f} points above the plain student were hoped for: {reached} '
-                     f'({format_difference(d)}).')
+                     f"({format_difference(d)}{', one seed' if d.n==1 else ''}).")
     rivals = compare_competitors(records)
     if rivals.number: parts.append(f'Methods of other papers of its size: EKD is {rivals.number}.')
     return ' '.join(parts)
