@@ -28,9 +28,9 @@ from fastai.callback.progress import ProgressCallback
 from fastai.data.core import DataLoaders
 from fastai.torch_core import get_model as unwrap_model, no_random, one_param
 
-from .core import EKDError, as_path, errors_of, eval_mode, expect, same_answers
+from .core import EKDError, as_path, errors_of, eval_mode, expect, same_answers, write_atomic
 from .callbacks import (BranchAccuracy, BranchLogitsHook, DistillCallback, LossTermRecorder, ScheduleLoss,
-                              TrainingMetrics, ValidationRecord, loss_columns)
+                              TrainingMetrics, ValidationRecord, detached_copy, is_carried, loss_columns)
 from .data import ViewLoader
 from .loaders import PlainLoaders, exportable, n_batches
 from .distributed import DistributedSync
@@ -313,7 +313,19 @@ def _compare_exported(learn, again, what):
     same_answers(learn.model, again.model, x.as_subclass(torch.Tensor).to(one_param(learn.model).device), what)
     try: mine = _predicted(learn, items)
     except Exception: return   # these data have no loader for new items
+    if not torch.equal(mine, _predicted(learn, items)): return   # transforms that draw random numbers
     same_answers(lambda items: mine, partial(_predicted, again), items, what)
+
+def _export_and_compare(learn, path, part):
+    "Write the temporary file `part`, read it back, and compare"
+    dls,opt = learn.dls,learn.opt
+    try:
+        learn.export(part)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')   # the file is our own
+            again = load_learner(part, cpu=one_param(learn.model).device.type=='cpu')
+    finally: learn.dls,learn.opt = dls,opt
+    if n_batches(dls.train): _compare_exported(learn, again, f'the Learner read back from {path}')
 
 # %% ../nbs/12_learner.ipynb #79f6ad9a
 def export_learner(
@@ -321,41 +333,26 @@ def export_learner(
     path, # of the file, `….pkl`
 )->Path:
     "Write fastai's `learn.export`, read it back, and compare the predictions"
-    path,dls,opt = as_path(path).absolute(),learn.dls,learn.opt
+    expect(isinstance(learn, Learner), 'learn', type(learn).__name__, 'a Learner')
+    path = as_path(path).absolute()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        learn.export(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')   # the file is our own
-            again = load_learner(path, cpu=one_param(learn.model).device.type=='cpu')
+        return write_atomic(path, partial(_export_and_compare, learn, path))
+    except EKDError: raise
     except Exception as e:   # of any kind: a Learner holds functions of the caller
         raise EKDError(f'path: the Learner cannot be written to {path} and read ({(str(e) or type(e).__name__).splitlines()[0]})') from e
-    finally: learn.dls,learn.opt = dls,opt
-    if n_batches(dls.train): _compare_exported(learn, again, f'the Learner read back from {path}')
-    return path
 
 # %% ../nbs/12_learner.ipynb #37998b80
-_CARRIED = 'MixHandler UnlabeledImages GradientClip GradientAccumulation MixedPrecision'.split()
-
-def _detached(cb):
-    "A copy of a callback without its Learner"
-    learn,cb.learn = cb.learn,None
-    try: return copy.deepcopy(cb)
-    finally: cb.learn = learn
-
 def _carried(learn, ours):
     "Copies of the caller's callbacks that change a batch or a step; a warning names the others"
     known = {type(c) for c in ours} | {HintLayers, DistillCallback, ProgressCallback}
     known |= set(map(_class_of, defaults.callbacks))
     own = [c for c in learn.cbs if type(c) not in known]
-    left = ', '.join(type(c).__name__ for c in own if not _is_carried(c))
+    left = ', '.join(type(c).__name__ for c in own if not is_carried(c))
     if left: warnings.warn(f'keep: the new Learner has no {left}; add them to it with add_cb')
-    return [_detached(c) for c in own if _is_carried(c)]
+    return [detached_copy(c) for c in own if is_carried(c)]
 
 def _class_of(cb): return cb if isinstance(cb, type) else type(cb)
-def _is_carried(cb):
-    known = [t for t in type(cb).__mro__ if t.__module__.split('.')[0] in ('fastai', 'ekd_nb')]
-    return any(t.__name__ in _CARRIED for t in known)
 
 # %% ../nbs/12_learner.ipynb #bafcd242
 @patch
@@ -365,7 +362,8 @@ def keep(self:Learner,
     "A Learner of some of the student's branches"
     student = unwrap_model(self.model)
     expect(isinstance(student, BranchedStudent), 'keep', type(student).__name__, 'a Learner of a BranchedStudent')
-    kept,loss,distill = student.keep(which),copy.deepcopy(self.loss_func),getattr(self, 'distill', None)
+    kept,distill = student.keep(which),getattr(self, 'distill', None)
+    loss = copy.deepcopy(as_distill_loss(self.loss_func))
     idx = branch_indices(which, student.n_branches)
     if student.projections is not None and len(student.projections)==student.n_branches:
         kept.projections = copy.deepcopy(nn.ModuleList([student.projections[i] for i in idx]))

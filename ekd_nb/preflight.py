@@ -265,16 +265,26 @@ def check_parts(
     of_torch = isinstance(opt_func, type) and issubclass(opt_func, torch.optim.Optimizer)
     expect(not of_torch, 'opt_func', opt_func, 'one of fastai, such as partial(OptimWrapper, opt=torch.optim.AdamW)')
     expect(callable(opt_func), 'opt_func', opt_func, 'a function that makes an optimizer')
-    with errors_of('splitter', splitter): groups = [[o] if isinstance(o, Tensor) else o for o in splitter(model)]
-    seen = {id(p) for g in groups for p in g}
+    with errors_of('splitter', splitter): seen = {id(p) for g in splitter(model) for p in _tensors(g)}
     names = [n for n,p in model.named_parameters() if p.requires_grad]
     lost = [n for n,p in model.named_parameters() if p.requires_grad and id(p) not in seen]
     if lost: raise EKDError(f'splitter: leaves out {len(lost)} of {len(names)} tensors, such as {lost[0]}, which nothing would train; '
                             'expected all but frozen ones')
+    with errors_of('opt_func', opt_func): opt_func(splitter(model), lr=1e-3)
     for m in listify(metrics): _check_metric(m, torch.zeros(len(y[:8]), n_out), y[:8].cpu().as_subclass(Tensor))
+
+# %% ../nbs/11_preflight.ipynb #ebe45fcc
+def _tensors(group):
+    "Parameters of a group as fastai or PyTorch have it"
+    if isinstance(group, dict): group = group['params']
+    return [group] if isinstance(group, Tensor) else group
 
 def _check_metric(m, z, y):
     "Try a metric that is a function on a few images"
     expect(callable(m) or isinstance(m, Metric), 'metrics', m, 'metrics of fastai, or functions of predictions and labels')
     if isinstance(m, (Metric, type)): return
-    with errors_of('metrics', m): m(z, y)
+    with errors_of('metrics', m):
+        try: found = m(z, y)
+        except ValueError: return   # it may need more images, or all classes among them
+    number = found is not None and not isinstance(found, Metric)
+    expect(number, 'metrics', m, 'a function that returns a number; a metric of scikit-learn such as F1Score needs its ()')

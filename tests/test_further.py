@@ -32,6 +32,7 @@ def test_images_are_apart_and_of_the_size_named():
 
 
 def test_records_are_of_the_defaults_and_complete():
+    assert load_further(RECORDS)
     for name, r in load_further(RECORDS).items():
         assert r['task'] == json.loads(json.dumps(asdict(FURTHER[name]))) and not r['dirty']
         runs = {(o['method'], o['seed']) for o in r['runs']}

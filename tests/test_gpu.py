@@ -41,7 +41,6 @@ def test_students_write_records_and_go_on_where_they_stopped(tmp_path):
         few = ['--tiny', '--most=2', '--workers=1', '--profile-s=.2']
         command = [sys.executable, '-W', 'ignore', SCRIPT, 'students', *few, *folders]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    (tmp_path/'pack').mkdir()
     first, second = rehearse(), rehearse()
     assert '2 test runs, 0 choices, 0 failed' in first and '4 test runs, 0 choices, 0 failed' in second
     assert 'images/s' in first and 'no CUDA graph' not in first

@@ -1,5 +1,6 @@
 "Data, functions and callbacks of the user: the right value, or one sentence that says whose fault it is"
 import copy, sys, warnings
+from functools import partial
 from pathlib import Path
 
 import pytest, torch
@@ -10,8 +11,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
 from compat import SMALL, Net, dls, learner, teachers, torch_loaders
 from compat import fit_quietly as fit
 from fastai.data.core import DataLoaders
+from fastai.metrics import F1Score
+from fastai.optimizer import Adam, OptimWrapper
 from ekd_nb.core import EKDError
-from ekd_nb.learner import ekd_learner, teacher_learner
+from ekd_nb.learner import ekd_learner, export_learner, teacher_learner
 from ekd_nb.losses import EKDLoss
 from ekd_nb.models import get_model
 from ekd_nb.pairs import PairLoss
@@ -228,7 +231,7 @@ def damage(path, truncate):
 @pytest.mark.parametrize('make', [lambda d, **kw: ekd_learner(d, SMALL, [get_model(SMALL, 2)], judge=False, **kw),
                                   lambda d, **kw: teacher_learner(d, SMALL, **kw)], ids=['student', 'teacher'])
 def test_a_damaged_picture_in_a_later_batch(pictures, make, part, truncate, workers):
-    if workers and (truncate or part == 'validation'): pytest.skip('processes are slow to start')
+    if workers and (truncate or part == 'validation'): pytest.skip('slow to start; one cut short may stay unnamed')
     l = make(folder_dls(pictures, workers))
     broken = getattr(l.dls, {'training': 'train', 'validation': 'valid'}[part]).items[1]
     damage(broken, truncate)
@@ -280,7 +283,6 @@ class Forgetful(Net):
 
 def test_an_exported_learner_is_compared(tmp_path):
     from ekd_nb.deploy import export_student
-    from ekd_nb.learner import export_learner
     l = teacher_learner(dls(), Forgetful(), path=tmp_path)
     assert export_learner(l, tmp_path/'new'/'l.pkl') == tmp_path/'new'/'l.pkl'
     l.model.factor = 2.
@@ -292,7 +294,6 @@ def test_an_exported_learner_is_compared(tmp_path):
 @pytest.mark.parametrize('kind', ['folder', 'ours', 'plain'])
 def test_every_kind_of_data_is_exported_and_predicts_the_same(kind, pictures, tmp_path):
     from fastai.learner import load_learner
-    from ekd_nb.learner import export_learner
     d = dict(folder=lambda: folder_dls(pictures), ours=dls, plain=torch_loaders)[kind]()
     ts = [get_model(SMALL, 2)] if kind == 'folder' else teachers()
     l = fit(ekd_learner(d, SMALL, ts, judge=False, n_out=None if kind == 'folder' else 10))
@@ -305,7 +306,6 @@ def test_every_kind_of_data_is_exported_and_predicts_the_same(kind, pictures, tm
 
 def test_transforms_that_an_exported_learner_loses_are_noticed(pictures, tmp_path):
     from fastai.vision.all import ImageDataLoaders, Transform, PILImage
-    from ekd_nb.learner import export_learner
     class Invert(Transform):
         on = True
         def __getstate__(self): return {}
@@ -320,7 +320,6 @@ def test_transforms_that_an_exported_learner_loses_are_noticed(pictures, tmp_pat
     with pytest.raises(EKDError, match='computes something else'): export_learner(l, tmp_path/'l.pkl')
 
 def test_a_failed_export_leaves_the_learner_as_it_was(tmp_path):
-    from ekd_nb.learner import export_learner
     l = fit(teacher_learner(dls(), SMALL))
     l.mine = (i for i in range(3))   # cannot be pickled
     with pytest.raises(EKDError, match='path: the Learner cannot be written to .*l.pkl and read .cannot pickle'):
@@ -437,3 +436,43 @@ def test_a_splitter_that_leaves_out_parameters():
     from functools import partial
     fit(learner(splitter=trainable_params, opt_func=partial(OptimWrapper, opt=torch.optim.AdamW)))
     fit(learner(opt_func=SGD))
+
+
+# ---- what is tried before training, and what is not refused
+
+def test_a_metric_that_needs_more_images_than_are_tried_trains():
+    tried = []
+    def of_many(p, y):
+        tried.append(len(y))
+        if len(tried)==1: raise ValueError('a class is missing')   # as metrics of scikit-learn say
+        return (p.argmax(1)==y).float().mean()
+    l = fit(learner(metrics=of_many))
+    assert tried[0] == 8 and 0 <= l.recorder.values[-1][l.recorder.metric_names.index('of_many')-1] <= 1
+
+def test_groups_of_parameters_as_pytorch_has_them():
+    def groups(m): return [dict(params=list(m.parameters()))]
+    l = learner(opt_func=partial(OptimWrapper, opt=torch.optim.SGD), splitter=groups)
+    before = [p.clone() for p in l.model.parameters()]
+    assert any(not torch.equal(a, b) for a, b in zip(before, fit(l).model.parameters()))
+
+@pytest.mark.parametrize('kw, says', [
+    (dict(opt_func=partial(Adam, momentumx=3)), 'opt_func: .*raises TypeError'),
+    (dict(opt_func=partial(torch.optim.SGD, momentum=.9)), 'opt_func: .*raises TypeError'),
+    (dict(metrics=F1Score), 'metrics: got .*expected a function that returns a number'),
+    (dict(metrics=lambda p, y: None), 'metrics: got .*expected a function that returns a number')])
+def test_parts_that_would_fail_in_the_first_epoch(kw, says):
+    with pytest.raises(EKDError, match=says): learner(**kw)
+
+def test_a_failed_export_leaves_an_earlier_file_alone(tmp_path):
+    l, path = fit(learner()), tmp_path/'l.pkl'
+    export_learner(l, path)
+    before = path.read_bytes()
+    l.mine = (i for i in range(3))   # cannot be pickled
+    with pytest.raises(EKDError, match='cannot be written'): export_learner(l, path)
+    assert path.read_bytes() == before and [f.name for f in tmp_path.iterdir()] == ['l.pkl']
+    with pytest.raises(EKDError, match="learn: got 'NoneType', expected a Learner"): export_learner(None, path)
+
+def test_keep_after_the_loss_was_exchanged():
+    l = learner()
+    l.loss_func = lambda o, y: F.cross_entropy(getattr(o, 'logits', o), y)
+    assert fit(l.keep(1)).model.n_branches == 1

@@ -206,6 +206,7 @@ def cost_key(job): return job.protocol.data, job.protocol.preset, job.protocol.e
 def pack(out, folder):
     "All records in one file, the logits of each data set in one or two others"
     if folder is None: return
+    Path(folder).mkdir(parents=True, exist_ok=True)
     groups = {'records.tgz': [f for d in ('runs', 'choices', 'failed') for f in sorted((out/d).glob('*.json'))]}
     for f in sorted((out/'logits').glob('*.safetensors')):
         more = '-more' if int(f.stem.rsplit('-s')[-1]) in MORE_SEEDS else ''
@@ -233,7 +234,8 @@ class Pool:
     def fill(self, config, names, o):
         "Start the process that fills the caches"
         args = self.results, config, names, o.tiny, o.profile_s
-        self.context.Process(target=fill, args=args, daemon=True).start()
+        self.filler = self.context.Process(target=fill, args=args, daemon=True)
+        self.filler.start()
 
     def give(self, i, job):
         self.busy[i] = job
@@ -273,6 +275,8 @@ def serve(jobs, pool, config, o, about):
         if kind == 'begun': pool.pid[rest[0]] = rest[1]
         if kind == 'filled': filled(*rest)
         if kind == 'ended': failed += ended(*rest)
+        if kind == 'nothing' and jobs.filling and not pool.filler.is_alive():
+            for name in list(jobs.filling): filled(name, {}, 'the cache: its process died, workers fill it')
         if kind == 'nothing': failed += sum(ended(i, None, 'its process died', 0., '') for i in pool.replace_dead())
         if elapsed()-packed > 30:
             pack(config.out, o.pack)
