@@ -107,3 +107,7 @@ def test_records_add_up(path):
     r = json.loads(path.read_text())
     assert digest_matches(r) and not r['dirty']
     assert r['trained']+sum(r['refused'].values())+len(r['other'])==r['n']
+
+def test_one_record_of_500_combinations_has_no_other_end():
+    records = [json.loads(f.read_text()) for f in (fuzz.ROOT/'results'/'fuzz').glob('*.json')]
+    assert any(r['n']>=500 and not r['other'] for r in records)

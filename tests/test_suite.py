@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ekd_nb.core import digest_matches
+from ekd_nb.losses import EKDLoss
 from ekd_nb.study.problems import CANDIDATES, EKD_CANDIDATES, KD_CANDIDATES, TASKS, tiny
 from ekd_nb.study.rule import gains, load_suite, plan, ranking
 from ekd_nb.study.suite import Jobs
@@ -23,6 +24,14 @@ def test_plans_are_sealed_and_the_second_is_what_is_run_now():
     assert all(first[k] == second[k] for k in ('rule', 'order', 'seeds', 'tasks'))
     assert first['candidates'] == second['candidates'][:len(first['candidates'])]
     assert len(TASKS) >= 8 and len(EKD_CANDIDATES) == len(KD_CANDIDATES)
+
+
+def test_the_defaults_of_the_library_are_what_was_chosen():
+    names = 'alpha beta gamma lam tau hint_error hint_schedule projection'.split()
+    def numbers(loss): return {k: getattr(loss, k) for k in names}
+    assert numbers(EKDLoss()) == numbers(EKDLoss(**CANDIDATES['std-10-fade-a0.5'].loss))
+    kd = CANDIDATES['kd-t4-a0.5'].loss
+    assert (kd['tau'], kd['alpha']) == (EKDLoss().tau, EKDLoss().alpha)   # compare's KD takes both from there
 
 
 def test_records_are_sealed_of_a_known_plan_and_of_validation_images():

@@ -110,12 +110,14 @@ def hint_width(model, x):
 
 
 def test_map_of_torchvision_networks():
-    from torchvision.models import densenet121, squeezenet1_1
+    from torchvision.models import densenet121, shufflenet_v2_x0_5, squeezenet1_1
     x = torch.randn(2, 3, 64, 64)
     net = densenet121(num_classes=4).eval()
     assert hint_width(net, x) == [2, net.classifier.in_features, 1, 1]
     net = squeezenet1_1(num_classes=4).eval()
     assert hint_width(net, x) == [2, net.classifier[1].in_channels, 1, 1]
+    net = shufflenet_v2_x0_5(num_classes=4).eval()
+    assert hint_width(net, x) == [2, net.fc.in_features, 1, 1]
 
 
 SIDE = dict(img_size=64)
@@ -136,6 +138,15 @@ def test_map_of_timm_networks(name):
     elif want.shape[1] != net.num_features: want = want.permute(0, 3, 1, 2)
     got = TeacherEnsemble([net], feature_grid=1)(x).features[0]
     assert torch.allclose(got, want.mean((2, 3), keepdim=True), atol=1e-4)
+
+
+def test_tokens_that_a_network_averages_are_averaged():
+    timm = pytest.importorskip('timm')
+    net = timm.create_model('vit_tiny_patch16_224', num_classes=4, global_pool='avg', **SIDE).eval()
+    x = torch.randn(2, 3, 64, 64)
+    got = TeacherEnsemble([net], feature_grid=1)(x).features[0]
+    with torch.no_grad(): pooled = net.forward_head(net.forward_features(x), pre_logits=True)
+    assert torch.allclose(got.flatten(1), pooled, atol=1e-4)
 
 
 class LastChannels(nn.Module):
