@@ -72,7 +72,7 @@ def whole_sentence(
         if kd.mean*one.mean<=0:
             return f'With {WHOLE[d]} it is {_points(kd)} the first and {_points(one)} the second ({seeds}).'
         side,a,b = 'above' if kd.mean>0 else 'below',100*abs(kd.mean),100*abs(one.mean)
-        return f'**With {WHOLE[d]} it is {side} both**, by {a:.1f} and {b:.1f} points ({seeds}).'
+        return f'**With {WHOLE[d]} it is {side} both**, by {a:.1f} and {b:.1f} ({seeds}).'
     return ''
 
 # %% ../../nbs/study/13_scale.ipynb #528eb17f
