@@ -258,8 +258,7 @@ def __call__(self:TeacherMemo,
     rows = self.index.rows(key.idx)
     slots = self.index.slots(rows, key.view)
     miss,hit = (slots<0).nonzero()[:,0],(slots>=0).nonzero()[:,0]   # positions, known on the CPU: a GPU need not count
-    self.hits += len(hit)
-    self.misses += len(miss)
+    self.hits,self.misses = self.hits+len(hit),self.misses+len(miss)
     if not len(miss): return self._unpack(_to(self._read(rows, slots), x))
     out = self.teachers(x.index_select(0, _to(miss, x)) if len(hit) else x)
     if self.table is None and not self.allocate(out): return out if not len(hit) else self.teachers(x)
@@ -383,7 +382,8 @@ def load_memo(
         raise EKDError(f'memo: {path} takes {size/2**20:,.1f} MiB, {room/2**20:,.1f} MiB may be taken; without it teachers run live')
     tensors,meta = _read_memo(memo, path)
     if not torch.equal(tensors['images'], memo.images): raise EKDError(f'memo: {path} was made for other images of the same data')
-    n_t,n_c,fs = json.loads(meta['shapes'])
+    try: n_t,n_c,fs = json.loads(meta['shapes'])
+    except (KeyError, ValueError, TypeError): raise EKDError(f'memo: {path} is damaged (its shapes cannot be read)') from None
     memo.shapes,memo.precision = (n_t, n_c, [torch.Size(s) for s in fs]),meta.get('precision', 'float32')
     memo.index.view_to_slot,memo.index.n_filled = tensors['slot_of'],tensors['used']
     memo.table = tensors['table'].to(memo.device)
