@@ -141,7 +141,8 @@ def forward(self:DistillLoss,
     if isinstance(pred, Tensor): return self._reduce(F.cross_entropy(upcast(pred), y.long(), reduction='none'))
     res = self.terms(pred, y)
     self.recent_terms.append({k: v.detach() for k,v in res.items()})
-    return self._reduce(torch.stack(list(res.values())).sum(0))
+    loss = self._reduce(torch.stack(list(res.values())).sum(0))
+    return loss.to(torch.promote_types(pred.logits.dtype, torch.float32))   # of one type, whatever the teachers have
 
 @patch(as_prop=True)
 def last_terms(self:DistillLoss):

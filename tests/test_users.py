@@ -15,7 +15,7 @@ from fastai.metrics import F1Score
 from fastai.optimizer import Adam, OptimWrapper
 from ekd_nb.core import EKDError
 from ekd_nb.learner import ekd_learner, export_learner, teacher_learner
-from ekd_nb.losses import EKDLoss
+from ekd_nb.losses import DistillLoss, EKDLoss
 from ekd_nb.models import get_model
 from ekd_nb.pairs import PairLoss
 from ekd_nb.teachers import TeacherEnsemble
@@ -476,3 +476,11 @@ def test_keep_after_the_loss_was_exchanged():
     l = learner()
     l.loss_func = lambda o, y: F.cross_entropy(getattr(o, 'logits', o), y)
     assert fit(l.keep(1)).model.n_branches == 1
+
+def test_a_loss_is_of_one_type_whatever_its_terms_have():
+    "Teachers in double precision made the loss double in some batches, single in others: fastai's average stopped"
+    class Double(DistillLoss):
+        def terms(self, pred, y): return dict(term=torch.ones(len(y), dtype=torch.float64))
+    student = learner().model.train()
+    loss = Double(1., 0.)(student(torch.rand(4, 1, 8, 8)), torch.arange(4))
+    assert loss.dtype == torch.float32 and loss == 1
