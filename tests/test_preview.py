@@ -254,6 +254,43 @@ def test_from_home_the_idea_the_evidence_and_a_run_are_a_click_away():
     assert 'make reproduce' in text and 'make test' in text and 'What it is not' in text
 
 
+# What Quarto 1.7 writes around a page, and the rules of its themes that the site's own must outweigh
+QUARTO = """<!doctype html><html lang="en"><head><title>t</title><link rel="icon" href="data:,">
+<link id="quarto-bootstrap" href="data:text/css,"><link id="quarto-bootstrap" href="data:text/css,"><style>
+.table {{width: 100%; border-top: 1px solid red}} code span.kw {{font-weight: bold; color: orange}}
+div.callout-note.callout-style-default > .callout-header {{background: #e6f1fb; opacity: .85}}
+#quarto-content section:first-of-type h2:first-of-type {{margin-top: 1rem}}
+</style><style>{styles}</style></head><body class="quarto-light"><nav class="navbar"></nav><div id="quarto-content">
+<main class="content" id="quarto-document-content"><p>First.</p><section class="level2"><h2>A</h2><p>Words.</p>
+<div class="callout callout-note callout-style-default"><div class="callout-header">More</div></div>
+<table class="table"><tbody><tr><td>1</td></tr></tbody></table>
+<pre><code class="sourceCode"><span><span class="kw">def</span></span></code></pre></section></main></div>
+{scripts}<nav class="page-navigation">next</nav></body></html>"""
+STYLE = "([where, name]) => getComputedStyle(document.querySelector(where))[name]"
+
+
+def test_what_quarto_writes_has_the_look_and_the_names_of_the_site(tmp_path):
+    from playwright.sync_api import sync_playwright
+    browser = next(filter(None, map(shutil.which, check.BROWSERS)), None)
+    if not browser: pytest.skip('no Chromium on this machine')
+    styles, scripts = ((TOOLS.parent/'nbs'/f).read_text() for f in ('styles.css', 'scripts.html'))
+    (tmp_path/'page.html').write_text(QUARTO.format(styles=styles, scripts=scripts))
+    server, base = check.serve(tmp_path)
+    with sync_playwright() as p:
+        chrome = p.chromium.launch(executable_path=browser, args=check.FLAGS)
+        tab = chrome.new_page()
+        assert not (bad := check.look(tab, base, 'page.html')[0]), bad   # among others: the last navigation has its name
+        tab.set_viewport_size({'width': 1280, 'height': 900})
+        tab.evaluate(check.SET_THEME, False)
+        def style(where, name): return tab.evaluate(STYLE, [where, name])
+        assert style('section p', 'maxWidth') == style('main > p', 'maxWidth') == '736px'
+        assert float(style('table', 'width')[:-2]) < 100 and style('table', 'borderTopWidth') == '0px'
+        assert style('.callout-header', 'backgroundColor') == style('.callout', 'backgroundColor')
+        assert style('.kw', 'color') == 'rgb(139, 34, 82)' and style('h2', 'marginTop') == '32px'
+        chrome.close()
+    server.shutdown()
+
+
 WIDE = '<svg xmlns="http://www.w3.org/2000/svg" width="900" height="90"><rect width="900" height="90"/></svg>'
 GOOD = ('<!doctype html><html lang="en"><title>t</title><link rel="icon" href="data:,">'
         '<main><h2 id="a">A</h2>{}</main></html>')

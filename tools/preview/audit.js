@@ -26,7 +26,7 @@
   }
   document.querySelectorAll('.output').forEach(p => { if (/^\s*(:::|#\|)/m.test(p.textContent)) bad.push(`raw markup in an output: ${short(p.textContent)}`) })
   document.querySelectorAll('code.sourceCode.html').forEach(c => { if (/^\s*<(div|table|style)\b/.test(c.textContent)) bad.push(`an output is shown as HTML source: ${short(c.textContent)}`) })
-  const ids = [...document.querySelectorAll('[id]')].map(e => e.id)
+  const ids = [...document.body.querySelectorAll('[id]')].map(e => e.id)
   const terms = [...document.querySelectorAll('a.term')].map(a => a.getAttribute('href'))
   terms.filter((x, k) => terms.indexOf(x) != k).forEach(x => bad.push(`the glossary's ${x} is linked twice`))
   ids.filter((x, k) => ids.indexOf(x) != k).forEach(x => bad.push(`anchor #${x} is there twice`))
