@@ -24,7 +24,7 @@ from fastcore.basics import listify, patch
 from .checkpoint import Checkpoint
 from .core import EKDError, add_digest, digest_matches, expect, write_json
 from .evaluate import evaluate_student
-from .intervals import difference_sentence, format_difference, mean_ci, paired_difference, percent_interval
+from .intervals import difference_sentence, mean_ci, outcome_table
 from .learner import check_arguments, ekd_learner
 from .loaders import batch_errors, n_batches
 from .losses import as_distill_loss, EKDLoss
@@ -89,19 +89,8 @@ class Comparison:
 
     def table(self):
         "Accuracy, difference, parameters and time of each method, in markdown"
-        head = 'student', 'accuracy, %', 'EKD minus this, points', 'parameters', 'training, s'
-        several = max((r['seed'] for r in self.records), default=0)>0
-        note = '\n\n± is half of the 95 % interval of a mean over seeds.' if several else ''
-        rows = [head, ['---']+['--:']*4, *map(self._row, self.methods)]
-        return '\n'.join(f"| {' | '.join(row)} |" for row in rows) + note
-
-    def _row(self, m):
-        rs,ours = self.of(m),m=='ekd'
-        diff = '' if ours or 'ekd' not in self.methods else format_difference(paired_difference(self.records, 'ekd', m))
-        seconds = sum(r['wall_s'] for r in rs)/len(rs)
-        name = f'**{COMPARED[m].label}**' if ours else COMPARED[m].label
-        accuracy = percent_interval([r['test_accuracy'] for r in rs])
-        return [name, accuracy, diff, f"{rs[0]['params']:,}", f'{seconds:.0f}']
+        labels = {m: f'**{COMPARED[m].label}**' if m=='ekd' else COMPARED[m].label for m in self.methods}
+        return outcome_table(self.records, labels, 'ekd', COMPARED['ekd'].label)
 
     def _repr_markdown_(self): return f'{self.table()}\n\n{self.sentence()}'
     def __repr__(self): return self._repr_markdown_()

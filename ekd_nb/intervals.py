@@ -6,7 +6,7 @@ Docs: https://ekd-nb.github.io/ekd_nb/intervals.html.md"""
 
 # %% auto #0
 __all__ = ['mean_std', 'percent', 'Difference', 'mean_ci', 'percent_interval', 'by_seed', 'paired_difference',
-           'smallest_difference', 'format_difference', 'difference_text', 'difference_sentence']
+           'smallest_difference', 'format_difference', 'difference_text', 'difference_sentence', 'outcome_table']
 
 # %% ../nbs/13_intervals.ipynb #9b36afdf
 import math, statistics
@@ -142,3 +142,32 @@ def difference_sentence(
     gaps,noise = ' and '.join(difference_text(d, text) for text,d in found.items()),smallest_difference(records)
     if n==1 or noise is None: return f'One seed, {images}: {name} is {gaps}; one seed does not settle a few points.'
     return f'{n} seeds, {images}: {name} is {gaps}; differences below {100*noise:.1f} points may be chance.'
+
+# %% ../nbs/13_intervals.ipynb #7c1e55a2
+def _seconds_text(records):
+    "Mean seconds of training, where they are known"
+    known = [r['wall_s'] for r in records if r['wall_s'] is not None]
+    return f'{statistics.mean(known):.0f}' if known else ''
+
+def _outcome_row(records, m, text, ours):
+    rs = [r for r in records if r['method']==m]
+    if not rs: return [text, 'not measured', '', '', '']
+    compared = ours and m!=ours and any(r['method']==ours for r in records)
+    diff = format_difference(paired_difference(records, ours, m)) if compared else ''
+    accuracy = percent_interval([r['test_accuracy'] for r in rs])
+    return [text, accuracy, diff, f"{rs[0]['params']:,}", _seconds_text(rs)]
+
+def outcome_table(
+    records:list, # of one setting
+    labels:dict, # method -> what its row is called; in this order
+    ours:str=None, # the method that others are compared with; None: no differences
+    name:str='', # of ours, in the heading
+)->str: # markdown
+    "Accuracy, difference, parameters and seconds of training of each method"
+    versus = f'{name} minus this, points' if ours else 'difference'
+    rows = [('student', 'accuracy, %', versus, 'parameters', 'training, s'),
+            *[_outcome_row(records, m, text, ours) for m,text in labels.items()]]
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    several = len({r['seed'] for r in records})>1
+    note = '\n\n± is half of the 95 % interval of a mean over seeds.' if several else ''
+    return '\n'.join([lines[0], '|---'+'|--:'*4+'|', *lines[1:]]) + note

@@ -366,3 +366,39 @@ def test_checkpoints_are_refused_before_training(case, tmp_path):
         with pytest.raises(EKDError) as e: compare(dls, 'resnet8-w4', teachers, cbs=cbs, **small(tmp_path))
         assert str(e.value) == "cbs: got 'a Checkpoint', expected none: compare makes one for each run, in `folder`"
     assert not list(tmp_path.iterdir())
+
+
+# ---- the same engine as the command
+
+def test_compare_and_the_command_agree_for_the_same_data_seed_and_recipe(tmp_path):
+    "Labels, KD into one network and EKD of `ekd_reproduce`, on held-out images, made again by `compare`"
+    from ekd_nb.study.protocols import protocol, training_rows
+    from ekd_nb.study.reproduce import reproduce
+    from ekd_nb.study.training import get_teachers, learner_kwargs, run_dls
+    changes = dict(epochs=4, teacher_epochs=2, n_curve=200)
+    rs, failed = reproduce('digits', 'demo', ['branched', 'kd', 'ekd'], [0], changes=changes, on='valid', out=tmp_path,
+                           device='cpu', n_jobs=1, log=len)
+    p, data = protocol('digits', 'demo', **changes), load_images('digits')
+    teachers, _ = get_teachers(p, data, 0, tmp_path/'teachers', 1., 'full', 'cpu', len)
+    dls = run_dls(p, data, *training_rows(p, data.y_train, 0), 0, 'cpu')
+    c = compare(dls, p.student, teachers, split=p.split, lr=p.lr, memo=True,
+                **small(tmp_path/'compared', epochs=p.epochs), **learner_kwargs(p))
+    theirs = {r['method']: r for r in rs}
+    assert not failed and len(theirs) == 3 and c.methods == ['labels', 'kd', 'ekd']
+    for mine, name in zip(c.records, ('branched', 'kd', 'ekd')):
+        r = theirs[name]
+        assert mine['test_accuracy'] == r['test_accuracy'] and mine['n_images'] == r['n_images'] == 200
+        assert mine['nll'] == pytest.approx(r['nll'], rel=1e-3), name
+        assert mine['params'] == r['params']
+
+
+def test_table_and_sentence_are_those_of_the_command():
+    from ekd_nb.study.summary import result_sentence, result_table
+    def runs(name, *accs):
+        return [dict(method=name, seed=s, test_accuracy=a, n_images=100, params=9, wall_s=2., preset='demo')
+                for s, a in enumerate(accs)]
+    theirs = runs('branched', .70, .71) + runs('ekd', .80, .82)
+    mine = Comparison([dict(r, method=dict(branched='labels').get(r['method'], r['method'])) for r in theirs])
+    def cells(table): return [line.split('|')[2:] for line in table.splitlines() if line.startswith('|')][1:]
+    assert cells(mine.table()) == cells(result_table(theirs, ['branched', 'ekd'], 'ekd'))
+    assert mine.sentence() == result_sentence(theirs)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import matplotlib
 import pytest
 from ekd_nb.study import claims, records, tables, verdicts
+from ekd_nb.study.summary import hints_text
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(ROOT.glob('nbs/results/*.ipynb'))
@@ -31,6 +32,29 @@ def test_a_page_opens_with_a_box(path):
              for c in json.loads(path.read_text())['cells'] if c['cell_type']=='code']
     first = next(t for t in shown if t)
     assert all(f'**{w}**' in first for w in ('Asked', 'Found', 'Means')), first
+
+
+HINTED = 'ablation cifar10 cifar100 efficiency fidelity generalisation heterogeneity limited_data scale speed variance'
+
+
+@pytest.mark.parametrize('name', HINTED.split())
+def test_the_box_says_which_hints_the_records_are_about(name):
+    "Computed from the protocols in the records; Imagenette has no record yet"
+    path = ROOT/f'nbs/results/{name}.ipynb'
+    shown = ''.join(''.join(o.get('data', {}).get('text/markdown', '')) for c in json.loads(path.read_text())['cells']
+                    if c['cell_type']=='code' for o in c['outputs'])
+    box = shown[:shown.index(':::', 4)]
+    assert '**Hints** · ' in box and '[defaults](defaults.ipynb) of `EKDLoss()`' in box
+
+
+def test_hints_in_words():
+    def r(method='ekd', **p): return dict(method=method, protocol=dict(dict(gamma=60.), **p))
+    usual = r(gamma=10., hint_error='standard', hint_schedule='cosine')
+    assert hints_text([usual, r('kd_wide'), r('plain')])=='those of the [defaults](defaults.ipynb) of `EKDLoss()`'
+    assert hints_text([r(), r(gamma=4., hint_error='cosine')]).startswith('those of the older protocol (γ = 4 to 60, '
+                                                                       'cosine and squared error), not the')
+    assert hints_text([r(), usual, usual]).endswith('in 1 runs, of the [defaults](defaults.ipynb) of `EKDLoss()` in 2')
+    assert hints_text([])==hints_text([r('ekd_no_hint'), r('fitnet'), r(gamma=0.)])==''
 
 
 def empty_results(tmp_path, monkeypatch):

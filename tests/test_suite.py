@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from ekd_nb.core import digest_matches
+from ekd_nb.core import EKDError, digest_matches
 from ekd_nb.losses import EKDLoss
 from ekd_nb.study.problems import CANDIDATES, EKD_CANDIDATES, KD_CANDIDATES, TASKS, tiny
-from ekd_nb.study.rule import gains, load_suite, plan, ranking
+from ekd_nb.study.rule import addition, gains, load_suite, plan, planned_runs, ranking
 from ekd_nb.study.suite import Jobs
 
 ROOT = Path(__file__).parents[1]
@@ -51,6 +51,34 @@ def test_further_runs_are_planned_and_leave_the_choice_alone(name):
     assert digest_matches(more) and more['adds_to'] == plan()['digest'] and 'not changed' in more['choice']
     assert all(r['task'] in TASKS and r['candidate'] in names and r['seed'] > 0 for r in more['runs'])
     assert {r['task'] for r in more['runs']} | {'digits-more', 'digits-same'} == set(TASKS)
+
+
+def test_the_runs_that_kd_lacks_are_planned():
+    "One run of every candidate of KD on every problem, as many runs as EKD has had; the choice of KD is made again"
+    more, records = read_plan('suite-5'), load_suite(ROOT/'results/suite')
+    runs = planned_runs(more)
+    assert len(runs) == len(set(runs)) and all(CANDIDATES[c].family == 'kd' for _, c, _ in runs)
+    assert 'of KD is made again' in more['choice'] and 'that of EKD is not changed' in more['choice']
+    have = {(r['task'], r['candidate'], r['seed']) for r in records} | set(runs)
+    assert all((t, c.name, 0) in have for t in TASKS for c in KD_CANDIDATES)
+    n = {f: sum(CANDIDATES[c].family == f for _, c, _ in have) for f in ('ekd', 'kd')}
+    assert n['kd'] >= n['ekd']
+
+
+def test_a_plan_is_run_and_nothing_else(tmp_path):
+    from ekd_nb.study.suite import _read_plan, run_plan
+    plan = addition(['digits-more'], ['labels-wide'], [2], 'cpu', 'a test', also=[('digits-more', 1, 'kd-t1-a0.1')])
+    (tmp_path/'plan.json').write_text(json.dumps(plan))
+    log, plan = [], _read_plan(tmp_path/'plan.json')
+    go = dict(workers=1, change=tiny, log=log.append)
+    assert run_plan(plan, tmp_path/'out', **go) == 0
+    found = load_suite(tmp_path/'out')
+    assert [(r['candidate'], r['seed']) for r in found] == [('kd-t1-a0.1', 1), ('labels-wide', 2)]
+    n = len(log)
+    assert run_plan(plan, tmp_path/'out', **go) == 0 and len(log) == n   # all have records
+    with pytest.raises(EKDError, match='expected a plan of further runs'): run_plan(read_plan('suite'), tmp_path/'out')
+    with pytest.raises(EKDError, match='edited after it was written'): planned_runs(plan | dict(device='cuda'))
+    with pytest.raises(EKDError, match='run: cannot read the plan'): _read_plan(tmp_path/'none.json')
 
 
 def test_later_seeds_alone(tmp_path):

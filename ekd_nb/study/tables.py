@@ -190,11 +190,12 @@ def answer_box(
     asked:str, # a question
     found:str, # an answer, computed
     means:str, # what follows for a reader
-    missing:str='' # which records are missing; '' when none is
+    missing:str='', # which records are missing; '' when none is
+    hints:str='' # which hints the students learned with, see `hints_text`
 ) -> str: # markdown
     "The box at the top of a page of results"
     means = 'Open until it is measured.' if missing else means
-    parts = ('Asked', asked), ('Found', found), ('Means', means), ('Without a record', missing)
+    parts = ('Asked', asked), ('Found', found), ('Means', means), ('Hints', hints), ('Without a record', missing)
     text = '\n\n'.join(f'**{w}** · {t}' for w,t in parts if t)
     return f'::: {{.callout-note title="In short" appearance="simple"}}\n{text}\n:::'
 
