@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from .core import EKDError, expect
+from .core import EKDError, expect, first_line
 from .folders import read_folders
 
 # %% ../nbs/01_arrays.ipynb #61070c32
@@ -60,12 +60,29 @@ def _describe(o): return f'{getattr(o, "dtype", type(o).__name__)} {list(np.shap
 def _check_arrays(name, part, x, y, n_classes):
     "Refuse what are not images and their labels"
     if not (isinstance(x,np.ndarray) and x.dtype==np.uint8 and x.ndim==4 and x.shape[3] in (1,3) and x.size):
-        raise EKDError(f'{name}: x_{part} is {_describe(x)}, expected uint8 [N,H,W,C] with C 1 or 3')
+        raise EKDError(f'{name}: x_{part} is {_describe(x)}, expected uint8 [N,H,W,C] with C 1 or 3{_image_advice(x)}')
     if not (isinstance(y,np.ndarray) and np.issubdtype(y.dtype,np.integer) and y.shape==x.shape[:1]):
-        raise EKDError(f'{name}: y_{part} is {_describe(y)}, expected integers [{len(x)}], one for each image')
+        raise EKDError(f'{name}: y_{part} is {_describe(y)}, expected integers [{len(x)}], one for each image{_label_advice(y, len(x))}')
     if not 0<=y.min()<=y.max()<n_classes:
+        first = ': subtract 1 from labels that begin at 1' if y.min()==1 and y.max()==n_classes else ''
         raise EKDError(f'{name}: y_{part} holds labels {y.min()} to {y.max()}, '
-                       f'expected 0 to {n_classes-1} for {n_classes} classes')
+                       f'expected 0 to {n_classes-1} for {n_classes} classes{first}')
+
+def _image_advice(x):
+    "How images of another form become uint8 [N,H,W,C]"
+    shape = np.shape(x)
+    if not isinstance(x, np.ndarray): return ': np.asarray(…)'
+    if len(shape)==3: return ': x[..., None] for grey images'
+    if len(shape)==4 and shape[1] in (1,3) and shape[3] not in (1,3): return ': x.transpose(0, 2, 3, 1) for [N,C,H,W]'
+    return ': (x*255).round().astype(np.uint8) for floats from 0 to 1' if np.issubdtype(x.dtype, np.floating) else ''
+
+def _label_advice(y, n):
+    "How labels of another form become integers [N]"
+    if not isinstance(y, np.ndarray): return ': np.asarray(…)'
+    if len(np.shape(y))==0 or len(y)!=n: return ''
+    if y.shape==(n,1): return ': y.ravel().astype(int)'
+    if y.ndim==2: return ': y.argmax(1) for one-hot labels'
+    return ': y.astype(int)' if np.issubdtype(y.dtype, np.floating) else ''
 
 # %% ../nbs/01_arrays.ipynb #0738d636
 @dataclass(repr=False)
@@ -176,9 +193,10 @@ def _read_npz(file):
     try:
         with np.load(file, allow_pickle=False) as z: arrays = {k:z[k] for k in keys if k in z.files}
     except Exception as e:
-        raise EKDError(f'{file} cannot be read as an .npz file of plain arrays ({type(e).__name__}: {e})') from e
+        why = f'{type(e).__name__}: {first_line(e)}'
+        raise EKDError(f'path: {file} cannot be read as an .npz file of plain arrays ({why}), expected one written by np.savez') from e
     if missing := [k for k in keys if k not in arrays]:
-        raise EKDError(f'{file} lacks {", ".join(missing)}, expected the arrays {", ".join(keys)}')
+        raise EKDError(f'path: {file} lacks {", ".join(missing)}, expected the arrays {", ".join(keys)}')
     return arrays
 
 def _download_cifar(name, file):
@@ -316,8 +334,8 @@ def stratified_subset(
     for c,rows in _shuffled_classes(np.asarray(y), seed, 1).items():
         k = n_per_class if fraction is None else round(fraction*len(rows))
         which = f'class {c if classes is None else repr(classes[c])}, which has {len(rows)} images'
-        if k<1: raise EKDError(f'{wanted} leaves no image of {which}')
-        if k>len(rows): raise EKDError(f'{wanted} is more than there are of {which}')
+        if k<1: raise EKDError(f'{wanted} leaves no image of {which}; expected at least one of each class')
+        if k>len(rows): raise EKDError(f'{wanted} is more than there are of {which}; expected at most that many')
         out.append(rows[:k])
     return np.sort(np.concatenate(out))
 
@@ -338,7 +356,7 @@ def stratified_split(
     for (c,r),n in zip(rows.items(), k):
         if n==len(r):
             raise EKDError(f'n_valid={n_valid} leaves no training image of class {c}, '
-                           f'which has {len(r)} images')
+                           f'which has {len(r)} images; expected fewer for validation')
     cut = list(zip(rows.values(), k))
     return np.sort(np.concatenate([r[n:] for r,n in cut])), np.sort(np.concatenate([r[:n] for r,n in cut]))
 

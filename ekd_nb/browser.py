@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Tracer
 
-from .core import (EKDError, add_digest, digest_matches, expect, probe_images, same_answers, tensor_digest,
-                         write_atomic, write_json)
+from .core import (EKDError, add_digest, digest_matches, expect, first_line, probe_images, same_answers,
+                         tensor_digest, write_atomic, write_json)
 from .fold import fold_batchnorm
 from .models import ZeroPadShortcut
 from .student import BranchedStudent
@@ -110,7 +110,8 @@ def _walk(writer, net, x):
     "Write down a network that reads value `x`; the number of its output"
     try: traced = _LayerTracer().trace(net)
     except Exception as e:
-        raise EKDError(f'student: torch.fx cannot trace {type(net).__name__} ({str(e).splitlines()[0]})') from None
+        raise EKDError(f'student: torch.fx cannot trace {type(net).__name__} ({first_line(e)}); '
+                       'expected one that it can, or save_onnx') from None
     made,layers = {},dict(net.named_modules())
     for n in traced.nodes:
         if n.op=='placeholder': made[n] = x
@@ -170,7 +171,8 @@ def load_graph(
     try:
         content = json.loads(Path(path).read_text())
         weights = np.frombuffer(Path(path).with_suffix('.bin').read_bytes(), '<f2')
-    except (OSError, ValueError) as e: raise EKDError(f'path: {path} cannot be read ({e})') from None
+    except (OSError, ValueError) as e:
+        raise EKDError(f'path: {path} cannot be read ({first_line(e)}); expected a file of save_graph') from None
     expect(digest_matches(content), 'path', str(path), 'a file as save_graph wrote it: its digest does not match')
     expect(len(weights)==content['n_weights'], 'path', f'{len(weights)} weights', f"{content['n_weights']} beside {path}")
     same = content.get('weights_digest') in (None, _weights_digest(weights))   # files of before have none

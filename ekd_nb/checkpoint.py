@@ -22,7 +22,7 @@ from fastai.torch_core import get_model as unwrap_model, is_listy, num_distrib, 
 from fastcore.basics import patch
 
 from .watch import is_training_fit
-from .core import EKDError, expect, write_atomic
+from .core import EKDError, expect, first_line, write_atomic
 from .memo import load_memo, save_memo
 try: import fcntl
 except ImportError: fcntl = None   # Windows has no such locks
@@ -208,7 +208,8 @@ def _open(self:Checkpoint):
         self.folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
-    except OSError as e: raise EKDError(f'folder: cannot write checkpoints to {self.folder} ({e.strerror})') from None
+    except OSError as e:
+        raise EKDError(f'folder: cannot write checkpoints to {self.folder} ({e.strerror}); expected a folder to write to') from None
     if rank_distrib(): return
     lock_folder(self.folder)
     for part in self.folder.glob('.*.part'): part.unlink(missing_ok=True)
@@ -223,7 +224,7 @@ def _newest(self:Checkpoint):
             if _digest(data)!=path.stem[-16:]: raise EKDError('its content is not what its name says')
             s = torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
         except Exception as e:
-            warnings.warn(f'{path} is damaged and left out ({str(e).splitlines()[0]})')
+            warnings.warn(f'{path} is damaged and left out ({first_line(e)})')
             continue
         if s['fit']==self.n_fit: self._check(path, s)
         return s

@@ -213,7 +213,7 @@ def _ready_folder(folder):
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK): raise PermissionError(13, 'no permission')
-    except OSError as e: raise EKDError(f'folder: cannot write to {folder} ({e.strerror})') from None
+    except OSError as e: raise EKDError(f'folder: cannot write to {folder} ({e.strerror}); expected a folder to write to') from None
     return folder
 
 def _rehearse(c, methods, seeds, y):

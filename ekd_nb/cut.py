@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Interpreter, Tracer
 
-from .core import EKDError, eval_mode, output_distance, probe_images, same_answers
+from .core import EKDError, eval_mode, first_line, output_distance, probe_images, same_answers
 from .models import StagedNet
 from .networks import adapt_channels, find_classifier
 
@@ -240,16 +240,17 @@ def _cut_by_fastai(model, cut):
     from fastai.vision.learner import create_body   # late for the same reason
     try: body = create_body(model, n_in=3, pretrained=False, cut=cut)
     except Exception as e:
-        why = f'{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ""}'
-        raise EKDError(f'cut: {cut!r} does not cut {type(model).__name__} ({why})') from None
+        why = f'{type(e).__name__}: {first_line(e)}'
+        raise EKDError(f'cut: {cut!r} does not cut {type(model).__name__} ({why}); '
+                       'expected an index of its layers, or a function') from None
     children = OrderedDict(body._modules)
     while len(children)==1 and isinstance(only:=next(iter(children.values())), nn.Sequential):
         children = OrderedDict(only._modules)
     stages = nn.Sequential(children)
     try: return NetworkParts(stages, num_features_model(stages))
     except Exception as e:
-        why = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise EKDError(f'cut: {cut!r} leaves {type(model).__name__} a body that cannot run ({why})') from None
+        why = first_line(e)
+        raise EKDError(f'cut: {cut!r} leaves {type(model).__name__} a body that cannot run ({why}); expected another cut') from None
 
 # %% ../nbs/04_cut.ipynb #92e13e17
 def split_stages(
@@ -265,7 +266,7 @@ def split_stages(
     x = _images_for(model, in_channels, size)
     try: return _cut(model, x)
     except Exception as e:
-        why = str(e).splitlines()[0] if str(e) else type(e).__name__
+        why = first_line(e)
         raise EKDError(f'arch: {type(model).__name__} cannot be cut into stages ({why}); '
                        'pass `cut` as for create_body of fastai, or another network') from None
 
@@ -278,5 +279,6 @@ def _images_for(model, in_channels, size):
             with torch.no_grad(), eval_mode(model): model(x)
             return x
         except Exception as e: error = e
-    why = str(error).splitlines()[0]
-    raise EKDError(f'arch: {type(model).__name__} cannot process images {[in_channels, size, size]} ({why})') from None
+    why = first_line(error)
+    raise EKDError(f'arch: {type(model).__name__} cannot process images {[in_channels, size, size]} ({why}); '
+                   'expected one that does') from None

@@ -20,8 +20,8 @@ from fastai.torch_core import get_model as unwrap_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .core import (EKDError, add_digest, as_path, expect, eval_mode, library_versions, probe_images, same_answers,
-                         sha256_file, write_atomic, write_json)
+from .core import (EKDError, add_digest, as_path, eval_mode, expect, first_line, library_versions, probe_images,
+                         same_answers, sha256_file, write_atomic, write_json)
 from .fold import FusedStudent, fold_batchnorm
 from .models import count_params
 from .student import BranchedStudent, branched_student, params_text
@@ -209,7 +209,8 @@ def _write_student(bare, man, folder, name):
         write_atomic(path, lambda p: save_file({k: v.contiguous() for k,v in bare.state_dict().items()}, str(p)))
         write_json(manifest_path(path), add_digest(dict(man, sha256=sha256_file(path))))
         write_atomic(path.with_suffix('.md'), lambda p: p.write_text(model_card(man, name)))
-    except (OSError, TypeError, SafetensorError) as e: raise EKDError(f'folder: cannot write to {folder} ({e})') from None
+    except (OSError, TypeError, SafetensorError) as e:
+        raise EKDError(f'folder: cannot write to {folder} ({first_line(e)}); expected a folder to write to') from None
     return path
 
 # %% ../nbs/16_deploy.ipynb #e4337e10
@@ -224,8 +225,10 @@ def load_student(
         raise EKDError(f'student: {path} holds a network without a name, expected the network to load its weights into')
     if student is None: student = _rebuild(info)
     try: student.load_state_dict(load_file(str(path)))
-    except SafetensorError as e: raise EKDError(f'path: {path} is not a safetensors file ({e})') from None
-    except RuntimeError: raise EKDError(f'path: the weights in {path} are not those of this student') from None
+    except SafetensorError as e:
+        raise EKDError(f'path: {path} is not a safetensors file ({first_line(e)}); expected one of save_student') from None
+    except RuntimeError:
+        raise EKDError(f'path: the weights in {path} are not those of this student; expected the one that was saved') from None
     student.manifest = info
     return student.eval()
 
@@ -244,14 +247,14 @@ def _write(path, data):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return write_atomic(path, lambda p: p.write_bytes(data))
-    except OSError as e: raise EKDError(f'path: cannot write {path} ({e.strerror or e})') from None
+    except OSError as e: raise EKDError(f'path: cannot write {path} ({e.strerror or e}); expected a place to write to') from None
 
 def _read(path, read, what):
     "Read a file, or refuse it with one sentence"
     path = as_path(path)
     expect(path.is_file(), 'path', str(path), f'{what} that exists')
     try: return read(path)
-    except Exception as e: raise EKDError(f'path: {path} is not {what} ({str(e).splitlines()[0]})') from None   # of any kind
+    except Exception as e: raise EKDError(f'path: {path} is not {what} ({first_line(e)}); expected {what}') from None   # of any kind
 
 # %% ../nbs/16_deploy.ipynb #74f09228
 def save_onnx(
@@ -353,7 +356,8 @@ def _example_images(learn, model, x):
     try:
         with torch.no_grad(), eval_mode(model): model(x)
     except (RuntimeError, ValueError) as e:
-        raise EKDError(f'x: the network cannot process images of shape {shape} ({str(e).splitlines()[0]})') from None
+        raise EKDError(f'x: the network cannot process images of shape {shape} ({first_line(e)}); '
+                       'expected images as it was trained on') from None
     return x
 
 # %% ../nbs/16_deploy.ipynb #0d815342

@@ -75,7 +75,8 @@ class StepShardedLoader(GetAttr):
         self.rank = rank_distrib() if rank is None else rank
         self.world = max(num_distrib(), 1) if world is None else world
         if getattr(self.dl, 'n', None) is None or self.dl.bs is None:
-            raise EKDError(f'dls: a {type(dl).__name__} does not know how many images it has, processes cannot share it')
+            raise EKDError(f'dls: a {type(dl).__name__} does not know how many images it has; '
+                           'expected one that does, for processes to share')
 
     @property
     def epoch(self): return self.dl.epoch

@@ -18,7 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from fastai.torch_core import one_param
 
 from .branches import Fusion
-from .core import EKDError, expect, probe_images, same_answers
+from .core import EKDError, expect, first_line, probe_images, same_answers
 from .grouped import GroupedLayer
 from .student import BranchedStudent
 
@@ -42,7 +42,8 @@ def _fold(model):
     "Fold one network in place; it must be in evaluation mode. One without BatchNorm is returned as it is"
     if not any(type(m) is nn.BatchNorm2d for m in model.modules()): return model
     try: graph = _Tracer().trace(model)
-    except Exception as e: raise EKDError(f'model: torch.fx cannot trace {type(model).__name__} ({str(e).splitlines()[0]})') from None
+    except Exception as e:
+        raise EKDError(f'model: torch.fx cannot trace {type(model).__name__} ({first_line(e)}); expected one that it can') from None
     parts = dict(model.named_modules(remove_duplicate=False))
     calls = Counter(id(parts[n.target]) for n in graph.nodes if n.op=='call_module')
     for node in list(graph.nodes):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .core import EKDError, expect
+from .core import EKDError, expect, first_line
 
 # %% ../nbs/00_folders.ipynb #d754a47b
 def read_square(
@@ -24,13 +24,14 @@ def read_square(
     try:
         with Image.open(file) as im:
             return np.asarray(ImageOps.fit(im.convert('RGB'), (side, side), Image.Resampling.BILINEAR))
-    except (OSError, ValueError) as e: raise EKDError(f'path: {file} is not a picture ({str(e).splitlines()[0]})') from None
+    except (OSError, ValueError) as e: raise EKDError(f'path: {file} is not a picture ({first_line(e)}); expected only pictures') from None
 
 def _read_part(folder, side):
     "The images of a folder with a subfolder for each class: uint8 [N,side,side,3], int64 [N], names of the subfolders"
     from torchvision.datasets import ImageFolder   # slow to import
     try: found = ImageFolder(folder)
-    except (FileNotFoundError, OSError) as e: raise EKDError(f'path: {folder} is no folder of classes ({str(e).splitlines()[0]})') from None
+    except (FileNotFoundError, OSError) as e:
+        raise EKDError(f'path: {folder} is no folder of classes ({first_line(e)}); expected a subfolder for each') from None
     x = np.stack([read_square(file, side) for file,_ in found.samples])
     return x,np.array(found.targets, dtype=np.int64),found.classes
 

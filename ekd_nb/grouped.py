@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from fastai.torch_core import one_param
 from torch import nn
 
-from .core import EKDError, eval_mode, probe_images, same_answers
+from .core import EKDError, eval_mode, first_line, probe_images, same_answers
 from .models import first_channels
 
 # %% ../nbs/04_grouped.ipynb #782243d3
@@ -93,7 +93,9 @@ def group_branches(
     h = probe_images(first_channels(branches[0].body), 16, 16).to(one_param(branches[0]))
     try:
         with eval_mode(*branches):
-            same_answers(lambda h: torch.stack([b(h)[0] for b in branches]), lambda h: stack(h)[0], h)
-    except (EKDError, RuntimeError):
-        raise EKDError('grouped: these branches mix channels outside of their layers (as DenseNet does), use grouped=False') from None
+            def alone(h): return torch.stack([b(h)[0] for b in branches])
+            same_answers(alone, lambda h: stack(h)[0], h, 'one module for all')
+    except (EKDError, RuntimeError) as e:
+        raise EKDError('grouped: these branches mix channels outside of their layers, as DenseNet does '
+                       f'({first_line(e)}), use grouped=False') from None
     return stack

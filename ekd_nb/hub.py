@@ -42,10 +42,8 @@ def _push(api, repo, folder, private):
         url = api.create_repo(repo, private=private, exist_ok=True)
         api.upload_folder(repo_id=repo, folder_path=folder, commit_message='Weights, manifest and model card')
     except Exception as e:   # of any kind: there is a network in between
-        raise EKDError(f'repo: cannot write to {repo} ({_first_line(e)})') from None
+        raise EKDError(f'repo: cannot write to {repo} ({first_line(e)}); expected a repository of yours, and a connection') from None
     return str(url)
-
-def _first_line(e): return next((l.strip() for l in str(e).splitlines() if l.strip()), type(e).__name__)
 
 # %% ../nbs/16_hub.ipynb #6a0cff33
 _META = '---\nlibrary_name: ekd_nb\npipeline_tag: image-classification\n'
@@ -132,7 +130,7 @@ def _download(repo, revision, token):
     try: return Path(_hub().snapshot_download(repo, revision=revision, token=token, allow_patterns=files))
     except EKDError: raise
     except Exception as e:   # of any kind: there is a network in between
-        raise EKDError(f'repo: cannot read {repo} from the Hub ({_first_line(e)})') from None
+        raise EKDError(f'repo: cannot read {repo} from the Hub ({first_line(e)}); expected an existing one, and a connection') from None
 
 def from_hub(
     repo, # 'owner/name', or a folder that holds such files

@@ -28,7 +28,7 @@ from fastai.callback.progress import ProgressCallback
 from fastai.data.core import DataLoaders
 from fastai.torch_core import get_model as unwrap_model, no_random, one_param
 
-from .core import EKDError, as_path, errors_of, eval_mode, expect, same_answers, write_atomic
+from .core import EKDError, as_path, errors_of, eval_mode, expect, first_line, same_answers, write_atomic
 from .callbacks import (BranchAccuracy, BranchLogitsHook, DistillCallback, LossTermRecorder, ScheduleLoss,
                               TrainingMetrics, ValidationRecord, detached_copy, is_carried, loss_columns)
 from .data import ViewLoader
@@ -38,7 +38,7 @@ from .hint_layers import HintLayers, LayerProjections, hint_layer_cbs, layer_pro
 from .losses import as_distill_loss
 from .networks import adapt_channels, create_network, replace_classifier
 from .preflight import (Preflight, check_classes, check_match, check_network, check_parts, check_single_images,
-                              data_classes, dry_run, first_batch, preflight, probe_student)
+                              data_classes, dry_run, first_batch, log_line, preflight, probe_student)
 
 # %% ../nbs/12_learner.ipynb #40629e84
 import ekd_nb.student_picture   # adds `draw` to students
@@ -127,17 +127,21 @@ def make_student(
     whole = isinstance(n_branches, Integral) and not isinstance(n_branches, bool)
     expect(whole and n_branches>0, 'n_branches', n_branches, 'at least 1 branch')
     channels,size = found.x.shape[1],found.x.shape[-1]
-    return branched_student(arch, n_branches, found.n_out, split, fusion, channels,
-                            cut, size=size, pretrained=pretrained)
+    student = branched_student(arch, n_branches, found.n_out, split, fusion, channels,
+                               cut, size=size, pretrained=pretrained)
+    log_line(student.config['weights'])
+    return student
 
 # %% ../nbs/12_learner.ipynb #e62d9f03
 def _check_finished(student, n_branches, n_out, split, fusion):
     names = student.fusion.names
     expect(fusion in names, 'fusion', fusion, f'one of {", ".join(names)}')
     got = student.branches[0].head.out_features
-    if n_branches not in (None, student.n_branches): raise EKDError(f'n_branches: got {n_branches}, the student has {student.n_branches}')
+    if n_branches not in (None, student.n_branches):
+        raise EKDError(f'n_branches: got {n_branches}, the student has {student.n_branches}; expected as many, or None')
     if split is not None: raise EKDError(f'split: got {split!r}, but the student is finished; expected None')
-    if got!=n_out: raise EKDError(f'arch: the student has {got} classes, the data has {n_out}')
+    if got!=n_out:
+        raise EKDError(f'arch: the student has {got} classes, the data has {n_out}; expected a network, to make a new student of')
     return student
 
 def _finished_classes(arch):
@@ -340,7 +344,8 @@ def export_learner(
         return write_atomic(path, partial(_export_and_compare, learn, path))
     except EKDError: raise
     except Exception as e:   # of any kind: a Learner holds functions of the caller
-        raise EKDError(f'path: the Learner cannot be written to {path} and read ({(str(e) or type(e).__name__).splitlines()[0]})') from e
+        raise EKDError(f'path: the Learner cannot be written to {path} and read ({first_line(e)}); expected a place to write to, '
+                       'and nothing in the Learner that pickle cannot store') from e
 
 # %% ../nbs/12_learner.ipynb #37998b80
 def _carried(learn, ours):

@@ -17,7 +17,7 @@ from torch import Tensor
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .core import EKDError, lost_by_rounding, tensor_digest, write_atomic
+from .core import EKDError, first_line, lost_by_rounding, tensor_digest, write_atomic
 from .arrays import ViewSet
 from .teachers import TeacherEnsemble, TeacherOutput, compute_dtype, known_classes
 
@@ -59,7 +59,7 @@ class ViewIndex:
         n_views:int=None, # slots per image; `None` is one for every view
     ):
         self.images = torch.as_tensor(images).long().unique()
-        if not len(self.images): raise EKDError('images: got none, a memo needs the rows of the training images')
+        if not len(self.images): raise EKDError('images: got none, expected the rows of the training images')
         self.n_views = min(n_views or views.n, views.n)
         self.image_to_row = torch.full((int(self.images.max())+1,), -1, dtype=torch.int64)
         self.image_to_row[self.images] = torch.arange(len(self.images))
@@ -73,7 +73,8 @@ class ViewIndex:
         idx = torch.as_tensor(idx)
         rows = self.image_to_row[idx.clamp(max=len(self.image_to_row)-1)]
         unknown = (rows<0) | (idx>=len(self.image_to_row))
-        if unknown.any(): raise EKDError(f'memo: image {int(idx[unknown][0])} is not among the {len(self.images)} it was made for')
+        if unknown.any():
+            raise EKDError(f'memo: image {int(idx[unknown][0])} is not among the {len(self.images)} it was made for; expected a new memo')
         return rows
 
 # %% ../nbs/06_memo.ipynb #1d8e30be
@@ -183,7 +184,7 @@ def allocate(self:TeacherMemo,
     else:
         print(f'memo of teacher outputs: {size}')
         try: self.table = torch.zeros(len(self.images)*self.n_views, width, dtype=self.dtype, device=self.device)
-        except (MemoryError, RuntimeError) as e: why = f'they could not be taken ({str(e).splitlines()[0]})'
+        except (MemoryError, RuntimeError) as e: why = f'they could not be taken ({first_line(e)})'
     self.disabled = bool(why)
     if why: warnings.warn(f'memo: {size} are needed, {why}; teachers run live')
     return not self.disabled
@@ -305,8 +306,8 @@ def check_compatible(self:TeacherMemo,
     if fingerprint and self.fingerprint and fingerprint!=self.fingerprint:
         raise EKDError(f'memo: it was made for other data (fingerprint {self.fingerprint[:12]}, expected {fingerprint[:12]})')
     if teachers is not self.teachers and teachers.fingerprint()!=self.teachers.fingerprint():
-        raise EKDError('memo: it holds the outputs of other teachers than those of this run')
-    if views!=self.views: raise EKDError(f'memo: it was made for {self.views}, the loader has {views}')
+        raise EKDError('memo: it holds the outputs of other teachers than those of this run; expected a new memo (memo=True)')
+    if views!=self.views: raise EKDError(f'memo: it was made for {self.views}, expected {views} as the loader has')
     if features and not self.features:
         raise EKDError('memo: it holds no features, this loss needs them (gamma>0); make it with features=True')
     self.index.rows(torch.as_tensor(images))
@@ -345,7 +346,7 @@ def save_memo(
     path, # `….safetensors`
 )->Path:
     "Write the memo to disk atomically; a failed write leaves no file"
-    if memo.table is None: raise EKDError('memo: it is empty, there is nothing to save')
+    if memo.table is None: raise EKDError('memo: it is empty, expected one that a run has filled')
     tensors = dict(table=memo.table.cpu(), slot_of=memo.view_to_slot, used=memo.n_filled, images=memo.images)
     shapes = json.dumps([*memo.shapes[:2], [list(s) for s in memo.shapes[2]]])
     try:
@@ -354,7 +355,8 @@ def save_memo(
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         return write_atomic(path, lambda p: save_file(tensors, str(p), metadata=meta))
     except (OSError, TypeError, RuntimeError, SafetensorError) as e:
-        raise EKDError(f'memo: {path} could not be written ({e}); training goes on with the memo in memory') from None
+        raise EKDError(f'memo: {path} could not be written ({first_line(e)}), expected a place to write to; '
+                       'training goes on with the memo in memory') from None
 
 # %% ../nbs/06_memo.ipynb #9536a0b5
 def _read_memo(memo, path):
@@ -366,24 +368,28 @@ def _read_memo(memo, path):
                 if meta.get(k)==v: continue
                 raise EKDError(f'memo: {path} does not fit {_PARTS[k]} (it has {str(meta.get(k))[:16]!r}, expected {v[:16]!r})')
             tensors = {k: f.get_tensor(k) for k in ('table', 'slot_of', 'used', 'images')}
-    except SafetensorError as e: raise EKDError(f'memo: {path} is damaged ({e})') from None
+    except SafetensorError as e: raise EKDError(f'memo: {path} is damaged ({first_line(e)}); delete it and fill a new memo') from None
     if tensor_digest(tensors)!=meta.get('sha256'):
-        raise EKDError(f'memo: {path} is damaged (its digest is not the one it was saved with)')
+        raise EKDError(f'memo: {path} is damaged (its digest is not the one it was saved with); delete it and fill a new memo')
     return tensors,meta
 
+# %% ../nbs/06_memo.ipynb #280848e2
 def load_memo(
     memo:TeacherMemo, # an empty memo of the same data, teachers and views
     path, # of the file
 )->TeacherMemo: # `memo`, filled
     "Fill `memo` from disk, refusing a file that belongs to something else or is damaged"
-    if not Path(path).is_file(): raise EKDError(f'memo: {path} does not exist')
+    if not Path(path).is_file(): raise EKDError(f'memo: {path} does not exist, expected a file of save_memo')
     size,room = os.path.getsize(path),min(memo.budget, int(.8*free_memory(memo.device)))
     if size>room:
-        raise EKDError(f'memo: {path} takes {size/2**20:,.1f} MiB, {room/2**20:,.1f} MiB may be taken; without it teachers run live')
+        raise EKDError(f'memo: {path} takes {size/2**20:,.1f} MiB, expected at most {room/2**20:,.1f} MiB (budget=); '
+                       'without it teachers run live')
     tensors,meta = _read_memo(memo, path)
-    if not torch.equal(tensors['images'], memo.images): raise EKDError(f'memo: {path} was made for other images of the same data')
+    if not torch.equal(tensors['images'], memo.images):
+        raise EKDError(f'memo: {path} was made for other images of the same data; expected a new memo')
     try: n_t,n_c,fs = json.loads(meta['shapes'])
-    except (KeyError, ValueError, TypeError): raise EKDError(f'memo: {path} is damaged (its shapes cannot be read)') from None
+    except (KeyError, ValueError, TypeError):
+        raise EKDError(f'memo: {path} is damaged (its shapes cannot be read); delete it and fill a new memo') from None
     memo.shapes,memo.precision = (n_t, n_c, [torch.Size(s) for s in fs]),meta.get('precision', 'float32')
     memo.index.view_to_slot,memo.index.n_filled = tensors['slot_of'],tensors['used']
     memo.table = tensors['table'].to(memo.device)

@@ -12,7 +12,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .core import EKDError, errors_of, eval_mode, expect, upcast
+from .core import EKDError, errors_of, eval_mode, expect, first_line, upcast
 from .losses import EKDLoss
 from .numbers import LossNumber
 from .targets import resolve_assignment
@@ -83,7 +83,7 @@ def _try_module(module, f, project):
         with torch.no_grad(), eval_mode(module): module(f)
     except Exception as e:   # of any kind: the module is the caller's
         raise EKDError(f'project: a module of {getattr(project, "__name__", project)} cannot process features {list(f.shape)} '
-                       f'({str(e).splitlines()[0]})') from None
+                       f'({first_line(e)}); expected one for their channels') from None
 
 # %% ../nbs/07_pairs.ipynb #07d1000b
 def _value(pair, s, t):

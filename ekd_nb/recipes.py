@@ -81,7 +81,8 @@ def _builder(name):
     trusted = name.startswith(tuple(TRUSTED_MODULES)) or name in allowed_builders
     try: f = _lookup(name) if trusted or module in sys.modules else None
     except (ImportError, AttributeError, ValueError) as e:
-        raise EKDError(f'teachers: the network is built by {name}, which cannot be imported ({e})') from None
+        raise EKDError(f'teachers: the network is built by {name}, which cannot be imported ({e}); '
+                       'expected its module on the path') from None
     if f is not None and callable(f) and (trusted or (inspect.isclass(f) and issubclass(f, nn.Module))): return f
     raise EKDError(f'teachers: the network is built by {name}; '
                    f'expected load_teacher(path, builder={name.rpartition(".")[2]}), or its class imported before')

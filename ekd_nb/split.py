@@ -11,7 +11,7 @@ __all__ = ['MAX_COST', 'stage_names', 'run_stages', 'trace_stages', 'default_spl
 import torch
 from torch import Tensor, nn
 
-from .core import EKDError, eval_mode
+from .core import EKDError, eval_mode, first_line
 from .models import multiply_adds
 
 # %% ../nbs/04_split.ipynb #c2214903
@@ -29,7 +29,7 @@ def run_stages(
     try:
         with torch.no_grad(), eval_mode(stages): return stages(x)
     except RuntimeError as e:
-        why = str(e).splitlines()[0]
+        why = first_line(e)
         raise EKDError(f'arch: the network cannot process images of {x.shape[-1]} pixels ({why}); expected larger ones') from None
 
 # %% ../nbs/04_split.ipynb #c2214901

@@ -122,8 +122,8 @@ def param_groups(self:BranchedStudent):
 
 # %% ../nbs/04_student.ipynb #eb10e38e
 def _networks(archs, n_out, in_channels, size, pretrained):
-    "For each branch: a network, and whether its weights are kept"
-    nets,kept = [],[]
+    "For each branch: a network, whether its weights are kept, and the same in words"
+    nets,kept,words = [],[],[]
     for arch in archs:
         net = create_network(arch, n_out, in_channels, size, pretrained)
         own = not isinstance(arch, (str, nn.Module)) and arch_name(arch) is None   # may return one module twice
@@ -132,7 +132,8 @@ def _networks(archs, n_out, in_channels, size, pretrained):
         if same: kept[nets.index(twin)] = True
         nets.append(copy.deepcopy(net) if own else net)
         kept.append(isinstance(arch, nn.Module) or pretrained or same)
-    return nets, kept
+        words.append(f'as {_label(arch)} made it' if own else '')
+    return nets, kept, ['kept' if k else w or 'new' for k,w in zip(kept, words)]
 
 def _same_weights(a, b):
     "Do these networks have equal weights?"
@@ -146,14 +147,13 @@ def _unfreeze(nets):
     return bool(frozen)
 
 # %% ../nbs/04_student.ipynb #eb10e38f
-def _weights_text(kept, heads, unfrozen):
+def _weights_text(words, heads, unfrozen):
     "Which weights are kept, in one line"
-    if not any(kept): return 'weights: new'
-    names = {k: [i for i,o in enumerate(kept) if o==k] for k in (True, False)}
-    parts = [f'{"branch" if len(v)==1 else "branches"} {_ranges(v)} {"kept" if k else "new"}'
-             for k,v in names.items() if v]
-    trunk = f'trunk {"kept" if kept[0] else "new"}'
-    texts = [trunk, *(['heads new'] if heads else parts), *(['was frozen, is trained'] if unfrozen else [])]
+    if set(words)=={'new'}: return 'weights: new'
+    groups = {w: [i for i,o in enumerate(words) if o==w] for w in dict.fromkeys(words)}
+    parts = [f'{"branch" if len(v)==1 else "branches"} {_ranges(v)} {w}' for w,v in groups.items()]
+    texts = [f'trunk {words[0]}', *(['heads new'] if heads else parts)]
+    if unfrozen: texts.append('was frozen, is trained')
     return 'weights: ' + '; '.join(texts)
 
 def _label(arch): return arch_name(arch) or getattr(arch, '__name__', type(arch).__name__)
@@ -203,7 +203,8 @@ def _make_branches(parts, ends, n_out, x):
     n_trunk,branches = _n_channels(h),[]
     for i,(p,end) in enumerate(zip(parts, ends)):
         if (c := _n_channels(run_stages(p.stages[:end], x)))!=n_trunk:
-            raise EKDError(f'arch: branch {i} wants {c} channels at the split, the trunk gives {n_trunk}')
+            raise EKDError(f'arch: branch {i} wants {c} channels at the split, the trunk gives {n_trunk}; '
+                           'expected another split, or networks of one width')
         whole = end==len(p.stages)
         branches.append(make_head(n_trunk, n_out) if whole else
                         Branch(p.stages[end:], nn.Linear(p.n_features, n_out), p.pool))
@@ -229,7 +230,7 @@ def branched_student(
     archs = listify(arch) if isinstance(arch, (list, tuple)) else [arch]*n_branches
     if n_branches<1 or len(archs)!=n_branches:
         raise EKDError(f'arch: {len(archs)} networks for n_branches={n_branches}, expected one for each of at least 1 branch')
-    nets,kept = _networks(archs, n_out, in_channels, size, pretrained)
+    nets,kept,words = _networks(archs, n_out, in_channels, size, pretrained)
     unfrozen = _unfreeze(nets)
     parts,ends = _cut_networks(nets, in_channels, cut, size, split)
     whole = ends[0]==len(parts[0].stages)
@@ -239,8 +240,7 @@ def branched_student(
     n_trunk,branches = _make_branches(parts, ends, n_out, probe_images(in_channels, size, size).to(one_param(nets[0])))
     student = BranchedStudent(parts[0].stages[:ends[0]], branches, fusion, n_trunk, trunk_grad, grouped)
     student.config = dict(_names(archs), split=ends[0], cut=cut, size=(in_channels, size, size), kept=kept,
-                          weights=_weights_text(kept, whole, unfrozen))
-    if any(kept): print(student.config['weights'])
+                          weights=_weights_text(words, whole, unfrozen))
     return student
 
 # %% ../nbs/04_student.ipynb #733516b8

@@ -38,7 +38,8 @@ def resolve_assignment(
     if assign is None: return [i % n_teachers for i in range(n_branches)]
     if isinstance(assign, dict):
         wrong = [b for b in assign if not (isinstance(b, Integral) and 0<=b<n_branches)]
-        if wrong: raise EKDError(f'assign: branch {wrong[0]} does not exist, this student has branches 0 to {n_branches-1}')
+        if wrong:
+            raise EKDError(f'assign: branch {wrong[0]} does not exist, this student has branches 0 to {n_branches-1}; expected one of them')
         assign = [assign.get(b, b % n_teachers) for b in range(n_branches)]
     listed = isinstance(assign, (list, tuple))
     expect(listed, 'assign', assign, 'None, a list with one entry for each branch, or a dict')

@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .core import (EKDError, add_digest, as_path, digest_matches, expect, library_versions, same_answers,
-                         sha256_file, write_atomic, write_json)
+from .core import (EKDError, add_digest, as_path, digest_matches, expect, first_line, library_versions,
+                         same_answers, sha256_file, write_atomic, write_json)
 from .models import first_channels
 from .networks import create_network
 from .recipes import (builder_name, call_builder, class_recipes, inner_network, layer_spec, make_layer,
@@ -159,7 +159,8 @@ def _on_cpu(model):
     if isinstance(model, BranchedStudent): model = model.keep(model.n_branches)   # without the projections of its hints
     try: return copy.deepcopy(model).cpu().float().eval()
     except (RuntimeError, TypeError) as e:
-        raise EKDError(f'model: {type(model).__name__} cannot be copied ({str(e).splitlines()[0]})') from None
+        raise EKDError(f'model: {type(model).__name__} cannot be copied ({first_line(e)}); '
+                       'expected a network that copy.deepcopy can copy') from None
 
 # %% ../nbs/04_teacher_files.ipynb #00ecc7b3
 def _rebuild_error(net, info, sd, x):
@@ -169,7 +170,7 @@ def _rebuild_error(net, info, sd, x):
         unknown = 'is not known' in str(e)
         return f"{info['arch']!r} is no network of this package or of timm" if unknown else str(e).rstrip('.')
     except Exception as e:
-        return f"{info['arch']} cannot be built ({str(e).splitlines()[0] if str(e) else type(e).__name__})"
+        return f"{info['arch']} cannot be built ({first_line(e)})"
     try: twin.float().load_state_dict(sd)
     except RuntimeError: return f"these are not the weights of a {info['arch']}"
     try: same_answers(net, twin.eval(), x, f"a new {info['arch']} with these weights")
@@ -259,7 +260,8 @@ def _write_teacher(path, sd, half, info):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, lambda p: save_file(sd, str(p)))
         write_json(manifest_path(path), add_digest(info | dict(sha256=sha256_file(path), versions=library_versions())))
-    except (OSError, TypeError, SafetensorError) as e: raise EKDError(f'path: cannot write {path} ({e})') from None
+    except (OSError, TypeError, SafetensorError) as e:
+        raise EKDError(f'path: cannot write {path} ({first_line(e)}), expected a place to write to') from None
     return path
 
 # %% ../nbs/04_teacher_files.ipynb #a9269566
@@ -281,11 +283,12 @@ def read_manifest(
     for p in (path, man):
         if not p.is_file(): raise EKDError(f'{name}: {p} does not exist, expected weights saved with {saver} and their manifest')
     try: info = json.loads(man.read_text())
-    except ValueError: raise EKDError(f'{name}: the manifest {man} is damaged (not JSON)') from None
+    except ValueError: raise EKDError(f'{name}: the manifest {man} is damaged (not JSON), expected it as {saver} wrote it') from None
     if not isinstance(info, dict) or not {'arch', 'n_out', 'in_channels', 'sha256', 'digest'}<=set(info):
-        raise EKDError(f'{name}: {man} is not a manifest of {saver}')
+        raise EKDError(f'{name}: {man} is not a manifest of {saver}, expected the one beside its weights')
     if not digest_matches(info):
-        raise EKDError(f'{name}: the manifest {man} is damaged or was changed by hand (its digest is not that of its content)')
+        raise EKDError(f'{name}: the manifest {man} is damaged or was changed by hand (its digest is not that of its content), '
+                       f'expected it as {saver} wrote it')
     got,want = sha256_file(path),str(info['sha256'])
     if got!=want:
         raise EKDError(f'{name}: {path} is damaged or not the file its manifest describes (SHA-256 {got[:12]}…, expected {want[:12]}…)')
@@ -305,8 +308,10 @@ def load_teacher(
         raise EKDError(f'teachers: {path} holds a student of save_student, expected the network that load_student makes of it')
     model = build_network(info)
     try: sd = load_file(str(path))
-    except SafetensorError as e: raise EKDError(f'teachers: {path} is not a safetensors file ({e})') from None
+    except SafetensorError as e:
+        raise EKDError(f'teachers: {path} is not a safetensors file ({first_line(e)}), expected one of save_teacher') from None
     try: model.load_state_dict({k: v.float() if v.is_floating_point() else v for k,v in sd.items()})
-    except RuntimeError: raise EKDError(f"teachers: the weights in {path} are not those of a {info['arch']}") from None
+    except RuntimeError:
+        raise EKDError(f"teachers: the weights in {path} are not those of a {info['arch']}, expected the file of this manifest") from None
     model.arch,model.manifest = info['arch'],info
     return model.eval()

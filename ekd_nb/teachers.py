@@ -21,7 +21,7 @@ from fastcore.basics import listify, patch
 from torch import Tensor, nn
 
 from .branches import TupleFromList
-from .core import EKDError, expect, output_distance, tensor_bytes
+from .core import EKDError, expect, first_line, output_distance, tensor_bytes
 from .features import find_features, forward_with_features, named_features
 from .student import BranchedStudent
 from .teacher_files import class_names, data_stats, load_teacher, manifest_path, read_manifest, save_teacher
@@ -38,8 +38,11 @@ def _copied(source, entry):
             if isinstance(v, Tensor) and not v.is_leaf: vars(m)[k] = v.detach()
     try:
         with torch.no_grad(): return copy.deepcopy(source).eval()   # traced networks copy by computing
-    except Exception as e: raise EKDError(f'{entry} ({type(source).__name__}) cannot be copied ({str(e).splitlines()[0]})') from None
+    except Exception as e:
+        raise EKDError(f'{entry} ({type(source).__name__}) cannot be copied ({first_line(e)}), '
+                       'expected an nn.Module that copy.deepcopy can copy') from None
 
+# %% ../nbs/05_teachers.ipynb #0f3ae432
 def as_teacher(
     source, # an `nn.Module`, a fastai `Learner`, or the path of weights saved with `save_teacher`
     i:int=0, # its position, for messages
@@ -175,9 +178,9 @@ def _check_arguments(self:TeacherEnsemble):
     for k in ('class_maps', 'layers'):
         got = getattr(self, k)
         expect(isinstance(got, (list, tuple)), k, got, 'a list with an entry for each teacher')
-    if len(self.names)!=n: raise EKDError(f'names: got {len(self.names)} for {n} teachers')
-    if len(self.class_maps)!=n: raise EKDError(f'class_maps: got {len(self.class_maps)} for {n} teachers')
-    if len(self.layers)!=n: raise EKDError(f'layers: got {len(self.layers)} for {n} teachers')
+    if len(self.names)!=n: raise EKDError(f'names: got {len(self.names)} for {n} teachers, expected one for each')
+    if len(self.class_maps)!=n: raise EKDError(f'class_maps: got {len(self.class_maps)} for {n} teachers, expected one for each')
+    if len(self.layers)!=n: raise EKDError(f'layers: got {len(self.layers)} for {n} teachers, expected one for each')
     for i,cm in enumerate(self.class_maps):
         if cm is None or _is_class_map(cm): continue
         raise EKDError(f'class_maps: entry {i} is {cm!r}, expected None or a list: for each of our classes its index there, or None '
@@ -262,7 +265,8 @@ def probe(self:TeacherEnsemble,
         z,f = _forward_checked(entry, self, i, x)
         n_out = n_out or (z.shape[1] if cm is None else len(cm))
         _check_classes(entry, z.shape[1], cm, n_out)
-        if not z.isfinite().all(): raise EKDError(f'{entry} gives logits that are not finite (NaN or infinity) on the first batch')
+        if not z.isfinite().all():
+            raise EKDError(f'{entry} gives logits that are not finite (NaN or infinity) on the first batch, expected numbers')
         top = z.abs().max().item()
         if top>MAX_LOGIT:
             warnings.warn(f'{entry} gives logits of up to {top:.1e}; are its weights and normalisation right?')
@@ -271,11 +275,12 @@ def probe(self:TeacherEnsemble,
         fs.append(f)
     return TeacherOutput(torch.stack(zs), tuple(fs) if self.feature_grid else (), known=known_classes(self))
 
+# %% ../nbs/05_teachers.ipynb #8a62ff8a
 def _check_classes(entry, n, cm, n_out):
-    got,hint = (n, ': pass class_maps') if cm is None else (len(cm), ' (after its class map)')
+    got,hint = (n, ': pass class_maps') if cm is None else (len(cm), ' (after its class map), expected an entry for each')
     if got!=n_out: raise EKDError(f'{entry} has {got} classes, the data has {n_out}{hint}')
     top = max((c for c in cm or () if c is not None), default=-1)
-    if top>=n: raise EKDError(f'{entry}: class map has index {top}, the teacher {n} classes')
+    if top>=n: raise EKDError(f'{entry}: class map has index {top}, the teacher {n} classes; expected 0 to {n-1}')
 
 # %% ../nbs/05_teachers.ipynb #0c15ffbd
 def _forward_checked(entry, teachers, i, x):
@@ -288,10 +293,12 @@ def _forward_checked(entry, teachers, i, x):
         layers = [] if isinstance(m, TeacherAdapter) else m.modules()
         conv = next((c for c in layers if isinstance(c, nn.Conv2d)), None)
         if conv is not None and conv.in_channels!=x.shape[1]:
-            raise EKDError(f'{entry} takes images of {conv.in_channels} channels, the data has {x.shape[1]}') from None
-        why = str(e).splitlines()[0].split('. ')[0] if str(e) else type(e).__name__
+            adapt = '; a TeacherAdapter adapts them (channels=)' if {conv.in_channels, x.shape[1]}=={1, 3} else ''
+            raise EKDError(f'{entry} takes images of {conv.in_channels} channels, the data has {x.shape[1]}, '
+                           f'expected as many{adapt}') from None
+        why = first_line(e).split('. ')[0]
         resize = '; a TeacherAdapter resizes them' if any(o in why for o in ('size', 'shape', 'kernel')) else ''
-        raise EKDError(f'{entry} cannot process images of shape {list(x.shape[1:])}: {why}{resize}') from None
+        raise EKDError(f'{entry} cannot process images of shape {list(x.shape[1:])}: {why}, expected a network that does{resize}') from None
     if x._version!=version:
         raise EKDError(f'{entry} changes the images that it is given, which others get too; expected a network that works on a copy')
     if not isinstance(z, Tensor) or z.ndim!=2:

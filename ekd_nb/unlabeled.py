@@ -22,9 +22,9 @@ from fastai.torch_core import rank_distrib
 from fastcore.basics import patch
 
 from .watch import inside_fit
-from .core import EKDError, expect
+from .core import EKDError, expect, first_line
 from .data import ViewKey, no_key_reason
-from .loaders import batch_errors
+from .loaders import PlainLoaders, batch_errors
 from .losses import as_distill_loss
 from .teachers import TeacherOutput
 
@@ -76,14 +76,14 @@ def _training_loader(images, dls):
     if isinstance(images, (str, Path)):
         if not Path(images).is_dir(): raise EKDError(f'images: {images} is no folder, expected one with images')
         found = sorted(get_image_files(images))
-        if not found: raise EKDError(f'images: the folder {images} holds no image')
+        if not found: raise EKDError(f'images: the folder {images} holds no image, expected some')
         images = found
     some = hasattr(images, '__len__') and len(images)>0
     expect(some, 'images', images, 'a folder, a list of images, a DataLoader or DataLoaders')
-    if not hasattr(dls.train, 'new'):
+    if isinstance(dls, PlainLoaders) or not hasattr(dls.train, 'new'):
         raise EKDError('images: these DataLoaders cannot read files; expected a DataLoader of images without labels')
     try: dl = dls.test_dl(images, shuffle=True, drop_last=False)
-    except (OSError, TypeError) as e: raise EKDError(f'images: they cannot be read ({str(e).splitlines()[0]})') from None
+    except (OSError, TypeError) as e: raise EKDError(f'images: they cannot be read ({first_line(e)}), expected paths of pictures') from None
     for part in getattr(dl.dataset, 'tls', [dl.dataset]):
         if hasattr(part, 'tfms'): part.tfms.split_idx = 0   # training images, to be augmented
         else: part.split_idx = 0
@@ -201,7 +201,7 @@ def before_batch(self:UnlabeledImages):
     more,keys = self._take(n, x.device)
     joined = torch.cat([x.as_subclass(Tensor), more.to(x.dtype)]).as_subclass(type(x))
     if (distill := getattr(self.learn, 'distill', None)) is None:
-        raise EKDError('teachers: got none, images without labels need at least one')
+        raise EKDError('teachers: got none, expected at least one: images without labels have nothing else to learn from')
     distill.extend_batch(joined, partial(self._teacher_outputs, distill, keys))
     self.learn.xb = (joined,)
     self.learn.yb = (_with_unlabelled(y, n),)

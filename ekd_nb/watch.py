@@ -19,7 +19,7 @@ from fastai.learner import Learner
 from fastai.torch_core import get_model as unwrap_model
 
 from .core import EKDError
-from .loaders import batch_errors, n_batches
+from .loaders import batch_errors, n_batches, named_files
 from .losses import DistillLoss
 from .branches import StudentOutput
 from .teachers import MAX_LOGIT
@@ -60,13 +60,16 @@ class WatchedBatches:
     def __init__(self, learn:Learner): self.learn = learn
     def __call__(self):
         learn = self.learn
-        try: type(learn).all_batches(learn)
+        try:
+            with named_files(learn.dl): type(learn).all_batches(learn)
         except Exception as e:   # of any kind: images are read by the caller's code
             kinds = {id(dl): k for k,dl in zip(('training', 'validation'), learn.dls.loaders)}
             what = f'dls: a batch of {kinds.get(id(learn.dl), "new")} images'
             wrong = re.search(r'Target (-?\d+) is out of bounds', str(e))   # of PyTorch's cross-entropy
-            if wrong: raise EKDError(f'{what} has label {wrong[1]}, which is no class of the network') from None
-            if isinstance(e, EKDError) or _raised_in(e, Learner.one_batch): raise
+            if wrong:
+                raise EKDError(f'{what} has label {wrong[1]}, which is no class of the network; '
+                               'expected another number of classes (n_out=), or labels from 0') from None
+            if _raised_in(e, Learner.one_batch): raise
             with batch_errors(what): raise
 
 class ReadErrors(Callback):

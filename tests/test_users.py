@@ -225,19 +225,59 @@ def folder_dls(path, workers=0):
 def damage(path, truncate):
     path.write_bytes(path.read_bytes()[:80] if truncate else b'no picture')
 
-@pytest.mark.parametrize('workers', [0, 2])
 @pytest.mark.parametrize('truncate', [False, True])
 @pytest.mark.parametrize('part', ['training', 'validation'])
 @pytest.mark.parametrize('make', [lambda d, **kw: ekd_learner(d, SMALL, [get_model(SMALL, 2)], judge=False, **kw),
                                   lambda d, **kw: teacher_learner(d, SMALL, **kw)], ids=['student', 'teacher'])
-def test_a_damaged_picture_in_a_later_batch(pictures, make, part, truncate, workers):
-    if workers and (truncate or part == 'validation'): pytest.skip('slow to start; one cut short may stay unnamed')
-    l = make(folder_dls(pictures, workers))
+def test_a_damaged_picture_in_a_later_batch(pictures, make, part, truncate):
+    l = make(folder_dls(pictures))
     broken = getattr(l.dls, {'training': 'train', 'validation': 'valid'}[part]).items[1]
     damage(broken, truncate)
     with pytest.raises(EKDError) as e: fit(l)
     assert str(e.value).startswith(f'dls: a batch of {part} images cannot be made (')
     assert str(broken) in str(e.value) and '\n' not in str(e.value)
+
+class Files(torch.utils.data.Dataset):
+    "A data set of the user's own, which opens pictures and reads them later"
+    def __init__(self, path): self.items = sorted(Path(path).rglob('*.png'))
+    def __len__(self): return len(self.items)
+    def __getitem__(self, i):
+        import numpy as np
+        from PIL import Image
+        return torch.tensor(np.asarray(self.opened(Image, i))/255.).permute(2, 0, 1).float(), i % 2
+    def opened(self, Image, i): return Image.open(self.items[i])
+
+def own_dls(path, workers, persistent=False):
+    dl = DataLoader(Files(path), 4, num_workers=workers, persistent_workers=persistent)
+    return DataLoaders(dl, DataLoader(Files(path), 4))
+
+@pytest.mark.parametrize('workers', [1, 2])
+@pytest.mark.parametrize('make', [folder_dls, own_dls], ids=['fastai', 'pytorch'])
+def test_a_picture_cut_short_is_named_by_a_worker_process(pictures, make, workers):
+    "In a later epoch, too; the worker that reads it knows its name"
+    from fastai.callback.core import Callback
+    d = make(pictures, workers)
+    broken = d.train.items[1] if make is folder_dls else d.train.dataset.items[7]
+    class Later(Callback):
+        def before_epoch(self):
+            if self.epoch == 1: damage(broken, True)
+    before = d.train.worker_init_fn if make is own_dls else d.train.fake_l.worker_init_fn
+    l = ekd_learner(d, SMALL, [get_model(SMALL, 2)], judge=False, n_out=2, cbs=Later())
+    with pytest.raises(EKDError) as e: fit(l, 2)
+    assert str(e.value).startswith('dls: a batch of training images cannot be made (') and '\n' not in str(e.value)
+    assert str(broken) in str(e.value) and 'runcated' in str(e.value) and l.epoch == 1
+    after = d.train.worker_init_fn if make is own_dls else d.train.fake_l.worker_init_fn
+    assert after is before, 'the loader is as it was'
+
+def test_workers_that_stay_and_an_error_of_ours_in_a_worker(pictures):
+    damage(sorted((pictures/'a').iterdir())[0], True)
+    with pytest.raises(EKDError, match='dls: the first batch cannot be made .*png'):
+        ekd_learner(own_dls(pictures, 1, True), SMALL, [get_model(SMALL, 2)], judge=False, n_out=2)
+    class Ours(torch.utils.data.Dataset):
+        def __len__(self): return 16
+        def __getitem__(self, i): raise EKDError('row: got 3, expected 4')
+    dl = DataLoader(Ours(), 4, num_workers=1)
+    refused(lambda: teacher_learner(DataLoaders(dl, dl), SMALL, n_out=2), 'row: got 3, expected 4')
 
 def test_a_damaged_picture_is_named_when_teachers_are_tried(pictures):
     d = folder_dls(pictures)
@@ -366,7 +406,8 @@ def test_a_label_that_is_no_class_in_a_later_batch(make, label):
     for part, d in dict(training=(bad, good), validation=(good, bad)).items():
         l = make(DataLoaders(*d))
         with pytest.raises(EKDError) as e: fit(l)
-        assert str(e.value) == f'dls: a batch of {part} images has label {label}, which is no class of the network'
+        assert str(e.value) == f'dls: a batch of {part} images has label {label}, which is no class of the network; '\
+            'expected another number of classes (n_out=), or labels from 0'
 
 def test_another_loss_model_or_fewer_callbacks():
     from ekd_nb.callbacks import BranchLogitsHook
@@ -381,8 +422,7 @@ def test_another_loss_model_or_fewer_callbacks():
     with pytest.raises(EKDError, match="model: got 'Net', expected a BranchedStudent, or another splitter"): fit(l)
     l = fit(learner())
     l.model = Net(10, 1)
-    says = "model: got 'Tensor', expected a StudentOutput: teachers teach a BranchedStudent"
-    with pytest.raises(EKDError, match=says): fit(l)
+    refused(lambda: fit(l), "model: got 'Tensor', expected a StudentOutput: teachers teach a BranchedStudent")
 
 def test_callbacks_that_are_none():
     from ekd_nb.checkpoint import Checkpoint
@@ -484,3 +524,196 @@ def test_a_loss_is_of_one_type_whatever_its_terms_have():
     student = learner().model.train()
     loss = Double(1., 0.)(student(torch.rand(4, 1, 8, 8)), torch.arange(4))
     assert loss.dtype == torch.float32 and loss == 1
+
+
+# ---- a refusal inside a fit is one sentence, without the name of the callback before it
+
+def test_every_refusal_in_a_fit_is_our_sentence():
+    import pickle
+    from fastai.callback.core import Callback
+    from ekd_nb.arrays import DataNotFound
+    from ekd_nb.callbacks import DistillCallback, NonFiniteLoss
+    from ekd_nb.unlabeled import UnlabeledImages
+    l = learner()
+    l.add_cb(DistillCallback(l.distill.teachers))
+    refused(lambda: fit(l), 'cbs: two DistillCallbacks in one Learner would run the teachers twice, expected one')
+    for event in ('before_fit', 'before_batch', 'after_loss', 'after_epoch'):
+        for kind in (EKDError, NonFiniteLoss, DataNotFound):
+            def fail(self): raise kind('memo: got 3, expected 4')
+            with pytest.raises(kind) as e: fit(learner(cbs=Callback(**{event: fail})))
+            assert str(e.value) == 'memo: got 3, expected 4' == str(pickle.loads(pickle.dumps(e.value)))
+    own = Callback(after_loss=lambda self: 1/0)
+    with pytest.raises(ZeroDivisionError, match='Exception occured in'): fit(learner(cbs=own))   # fastai's own word
+
+def test_a_loss_that_is_not_finite_is_one_sentence():
+    with pytest.raises(EKDError) as e: fit(learner(), lr=1e30)
+    assert str(e.value).startswith(('The loss is not finite in epoch 0', 'Weights are not finite'))
+
+
+# ---- batches as other libraries give them
+
+X, Y = torch.randn(32, 1, 8, 8), torch.arange(32)%10
+
+def pairs(x, y):
+    from torch.utils.data import TensorDataset
+    dl = DataLoader(TensorDataset(x, y), 16)
+    return DataLoaders(dl, dl)
+
+MAKERS = [lambda d: teacher_learner(d, SMALL, n_out=10),
+          lambda d: ekd_learner(d, SMALL, teachers(), judge=False, n_out=10)]
+
+@pytest.mark.parametrize('make', MAKERS, ids=['teacher', 'student'])
+@pytest.mark.parametrize('y, says', [
+    (Y[:, None], 'a batch has labels int64 [16, 1], expected class numbers, int [B]: y.flatten().long()'),
+    (Y.float()[:, None], 'a batch has labels float32 [16, 1], expected class numbers, int [B]: y.flatten().long()'),
+    (Y.double(), 'a batch has labels float64 [16], expected class numbers, int [B]: y.long()'),
+    (Y > 4, 'a batch has labels bool [16], expected class numbers, int [B]: y.long()'),
+    (torch.full((32, 10), .1), 'a batch has labels float32 [16, 10], expected class numbers, int [B]: y.argmax(1), '
+     'or MultiLabelEKDLoss() if an image may have several'),
+    (Y+1, 'the first batch has label 10, expected 0 to 9 for 10 classes: subtract 1 from labels that begin at 1'),
+    (Y-1, 'the first batch has label -1, expected 0 to 9 for 10 classes: images without a label are for UnlabeledImages'),
+])
+def test_labels_of_another_form(make, y, says): refused(lambda: make(pairs(X, y)), 'dls: '+says)
+
+@pytest.mark.parametrize('kind', [torch.int32, torch.int16, torch.uint8])
+def test_labels_of_any_whole_type_train_alike(kind):
+    from fastai.torch_core import set_seed
+    losses = []
+    for y in (Y, Y.to(kind)):
+        for make in MAKERS:
+            set_seed(0)
+            losses.append(fit(make(pairs(X, y))).recorder.values[-1][0])
+    assert losses[:2] == losses[2:]
+
+@pytest.mark.parametrize('kind', [torch.float32, torch.int64, torch.bool])
+def test_one_hot_labels(kind):
+    y = torch.eye(10)[Y].to(kind)
+    refused(lambda: MAKERS[1](pairs(X, y)), f'dls: a batch has labels {str(kind)[6:]} [16, 10], expected class numbers, int [B]: '
+            'y.argmax(1), or MultiLabelEKDLoss() if an image may have several')
+    with pytest.warns(UserWarning, match='exactly one label.*y.argmax'): l = MAKERS[0](pairs(X, y))
+    assert fit(l).recorder.metric_names[-2] == 'accuracy_multi'   # several labels are learned, and that is said
+
+def test_batches_that_are_dictionaries():
+    rows = [dict(pixel_values=x, labels=int(y)) for x, y in zip(X, Y)]
+    for collate in (None, lambda rows: {k: torch.stack([torch.as_tensor(r[k]) for r in rows]) for k in rows[0]}):
+        dl = DataLoader(rows, 16, collate_fn=collate)
+        for make in MAKERS:
+            refused(lambda: make(DataLoaders(dl, dl)), 'dls: a batch is dict, expected images and labels: '
+                    "(row['pixel_values'], row['labels']) for each row of the data set")
+    dl = DataLoader([(r['pixel_values'], r['labels']) for r in rows], 16)   # the advice
+    for make in MAKERS: fit(make(DataLoaders(dl, dl)))
+    dl = DataLoader([dict(a=1) for _ in range(16)], 8)
+    refused(lambda: MAKERS[0](DataLoaders(dl, dl)), 'dls: a batch is dict, expected images and labels, not a dictionary')
+
+@pytest.mark.parametrize('x, says', [
+    (torch.randn(32, 8, 8, 3), 'images float32 [16, 8, 8, 3], channels last; expected [B,channels,H,W]: x.permute(0, 3, 1, 2)'),
+    (torch.randn(32, 8, 8, 1), 'images float32 [16, 8, 8, 1], channels last; expected [B,channels,H,W]: x.permute(0, 3, 1, 2)'),
+    (torch.randn(32, 8, 8), 'inputs float32 [16, 8, 8], expected images [B,channels,H,W]; unsqueeze(1) gives grey images their channel'),
+    (torch.zeros(32, 1, 8, 8, dtype=torch.uint8), 'images uint8 [16, 1, 8, 8], expected floats: normalise them')])
+def test_images_of_another_form(x, says):
+    for make in MAKERS: refused(lambda: make(pairs(x, Y)), f'dls: a batch has {says}')
+
+def test_images_that_are_not_normalised_are_said():
+    with pytest.warns(UserWarning, match='values of up to 2..; are they normalised'): MAKERS[0](pairs(X.abs().clamp(0, 1)*255, Y))
+
+def test_arrays_of_another_form():
+    import numpy as np
+    from ekd_nb.arrays import ImageArrays
+    x, y = np.zeros((10, 32, 32, 3), np.uint8), np.arange(10)
+    x[:, 0, 0, 0] = y
+    def make(x, y, n=10): return ImageArrays.from_arrays('my', x, y, x, y, range(n), warn=False)
+    good = make(x, y)
+    images, labels = 'my: x_train is {}, expected uint8 [N,H,W,C] with C 1 or 3: {}', \
+        'my: y_train is {}, expected integers [10], one for each image: {}'
+    chw = x.transpose(0, 3, 1, 2)
+    for bad, says in [(chw, images.format('uint8 [10, 3, 32, 32]', 'x.transpose(0, 2, 3, 1) for [N,C,H,W]')),
+                      (x[..., 0], images.format('uint8 [10, 32, 32]', 'x[..., None] for grey images')),
+                      (x/255, images.format('float64 [10, 32, 32, 3]', '(x*255).round().astype(np.uint8) for floats from 0 to 1')),
+                      (torch.tensor(x), images.format('torch.uint8 [10, 32, 32, 3]', 'np.asarray(…)'))]:
+        refused(lambda: make(bad, y), says)
+    for bad, says in [(y[:, None], labels.format('int64 [10, 1]', 'y.ravel().astype(int)')),
+                      (np.eye(10), labels.format('float64 [10, 10]', 'y.argmax(1) for one-hot labels')),
+                      (y/1., labels.format('float64 [10]', 'y.astype(int)')),
+                      (list(y), labels.format('list [10]', 'np.asarray(…)')),
+                      (y+1, 'my: y_train holds labels 1 to 10, expected 0 to 9 for 10 classes: subtract 1 from labels that begin at 1'),
+                      (y-1, 'my: y_train holds labels -1 to 8, expected 0 to 9 for 10 classes')]:
+        refused(lambda: make(x, bad), says)
+    for a, b in [(chw.transpose(0, 2, 3, 1), y), ((x/255*255).round().astype(np.uint8), y), (x, y[:, None].ravel().astype(int)),
+                 (x, np.eye(10).argmax(1)), (x, (y/1.).astype(int)), (np.asarray(torch.tensor(x)), np.asarray(list(y)))]:
+        assert make(a, b).fingerprint == good.fingerprint   # each advice gives the same data
+
+
+# ---- predictions with PyTorch loaders
+
+@pytest.mark.parametrize('make', MAKERS, ids=['teacher', 'student'])
+def test_predictions_of_plain_loaders(make):
+    from torch.utils.data import SubsetRandomSampler, TensorDataset
+    x, y = torch.randn(70, 1, 8, 8), torch.arange(70)%10
+    ds = TensorDataset(x, y)
+    valid = DataLoader(ds, 16, sampler=SubsetRandomSampler([6, 5, 4, 3]))
+    l = fit(make(DataLoaders(DataLoader(ds, 16, shuffle=True, drop_last=True), valid)))
+    with torch.no_grad(): right = l.model.eval()(x).softmax(1)
+    p, t = l.get_preds(ds_idx=0)
+    assert torch.equal(t, y) and torch.allclose(p, right, atol=1e-5), 'all of them, in order'
+    p, t = l.get_preds()
+    assert torch.equal(t, y[[6, 5, 4, 3]]) and torch.allclose(p, right[[6, 5, 4, 3]], atol=1e-5)
+    loss, acc, *_ = l.validate(ds_idx=0)
+    assert acc == pytest.approx((right[:64].argmax(1) == y[:64]).float().mean().item(), abs=.2) and loss > 0
+    assert torch.allclose(l.predict(x[3])[2], right[3], atol=1e-5)
+    assert l.get_preds(with_loss=True)[2].shape == (4,)
+    fit(l)
+
+def test_what_plain_loaders_cannot_do_is_one_sentence():
+    l = fit(MAKERS[1](pairs(X, Y)))
+    show = ('show: got a PyTorch loader, which cannot draw its images; expected one of fastai or of image_dls, '
+            'or get_preds() for the predictions')
+    for f in (l.show_results, l.dls.show_batch): refused(f, show)
+    refused(l.tta, 'tta: got a PyTorch loader, which has no transforms to vary; expected one of fastai or of image_dls')
+    with pytest.raises(EKDError, match='item: got .*expected an image as the loaders give it'): l.predict('a.png')
+
+def test_a_confusion_matrix_of_plain_loaders():
+    from fastai.interpret import ClassificationInterpretation
+    d = pairs(X, Y)
+    d.vocab = list('abcdefghij')
+    l = fit(ekd_learner(d, SMALL, teachers(), judge=False))
+    found = ClassificationInterpretation.from_learner(l)
+    found.top_losses(3)
+    assert found.confusion_matrix().sum() == 32
+
+
+# ---- which weights a student has
+
+def weights_line(capsys, arch, ts=None, **kw):
+    "What `ekd_learner` prints of the weights, once"
+    capsys.readouterr()
+    l = learner(arch=arch, ts=ts, **kw)
+    out = capsys.readouterr()
+    lines = [o for o in (out.out+out.err).splitlines() if o.startswith('weights: ')]
+    assert lines in ([l.model.config['weights']], []) and (not lines or lines[0] in l.model.summary())
+    return lines[0] if lines else None
+
+def test_the_weights_are_said_by_one_rule(capsys):
+    net, n = get_model(SMALL, 10, 1), 0
+    def mine(): return get_model(SMALL, 10, 1)
+    def loads_its_own():
+        new = get_model(SMALL, 10, 1)
+        new.load_state_dict(net.state_dict())
+        return new
+    same = 'weights: trunk kept; branches 0, 1 kept'
+    for arch, says in ((SMALL, 'weights: new'), (net, same), (lambda: net, same), (loads_its_own, same),
+                       (mine, 'weights: trunk as mine made it; branches 0, 1 as mine made it'),
+                       ([net, SMALL], 'weights: trunk kept; branch 0 kept; branch 1 new'),
+                       ([mine, net], 'weights: trunk as mine made it; branch 0 as mine made it; branch 1 kept')):
+        assert weights_line(capsys, arch) == says
+    assert weights_line(capsys, loads_its_own, [net]) == \
+        'weights: trunk as loads_its_own made it; branch 0 as loads_its_own made it'
+    assert weights_line(capsys, learner().model) is None   # a finished student is not made
+
+def test_a_builder_of_its_own_weights_keeps_them():
+    net = get_model(SMALL, 10, 1)
+    def loads():
+        new = get_model(SMALL, 10, 1)
+        new.load_state_dict(net.state_dict())
+        return new
+    s = learner(arch=loads, n_branches=1, ts=[net], split=1).model
+    assert all(torch.equal(v, net.stages[0].state_dict()[k]) for k, v in s.trunk[0].state_dict().items())

@@ -178,7 +178,8 @@ def load_further(
     "Sealed records of the problems that have been run; one that was changed is an error"
     records = {p.stem: json.loads(p.read_text()) for p in sorted(Path(folder).glob('*.json'))}
     for name,r in records.items():
-        if not digest_matches(r): raise EKDError(f'record {name}: edited after it was written (its digest does not match)')
+        if not digest_matches(r):
+            raise EKDError(f'record {name}: edited after it was written (its digest does not match); expected it as the run wrote it')
     return {n: records[n] for n in FURTHER if n in records}
 
 # %% ../../nbs/study/06_further.ipynb #2ba0f470

@@ -224,7 +224,8 @@ def _dask(n_jobs, address):
     try:
         if address: return Client(address, timeout=20)
         return Client(n_workers=n_jobs, threads_per_worker=1, dashboard_address=None)
-    except (OSError, ValueError) as e: raise EKDError(f'address: got {address!r}, no Dask scheduler answers there ({e})') from None
+    except (OSError, ValueError) as e:
+        raise EKDError(f'address: got {address!r}, no Dask scheduler answers there ({e}); expected one, or backend=\'local\'') from None
 
 @contextmanager
 def parallel_backend(

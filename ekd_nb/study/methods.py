@@ -212,7 +212,7 @@ def make_student(
     size:int=32, # side of the images, in pixels
 )->tuple: # (student, what records call it)
     "A fresh student for a method"
-    if m.student is None: raise EKDError(f'method: {m.name} has no student to train')
+    if m.student is None: raise EKDError(f'method: {m.name} has no student to train; expected another method')
     return m.student(p, ImageShape(n_out, in_channels, size))
 
 # %% ../../nbs/study/01_methods.ipynb #9cdda1dd
@@ -235,7 +235,7 @@ def make_loss(
 )->EKDLoss: # or another `DistillLoss`
     "The loss of a method"
     if m.teacher=='best' and best is None:
-        raise EKDError(f'method: {m.name} needs to know the best teacher, the teachers have no validation accuracy')
+        raise EKDError(f'method: {m.name} needs to know the best teacher, expected teachers with a validation accuracy')
     if m.loss!='ekd': return _baseline_loss(p, m, best)
     if not m.has_teacher: return EKDLoss(1., 0., 0., branch_reduction=p.reduce, ensemble_weight=p.ensemble)
     n = n_branches(p) if m.several else 1

@@ -74,10 +74,12 @@ def read_record(
 )->dict:
     "Read one record and check its digest"
     try: r = json.loads(Path(path).read_text())
-    except (ValueError, OSError) as e: raise EKDError(f'record {path}: not readable as JSON ({e})') from None
+    except (ValueError, OSError) as e:
+        raise EKDError(f'record {path}: not readable as JSON ({e}); expected it as the run wrote it') from None
     schema = r.get('schema') if isinstance(r, dict) else None
     if schema not in (1, SCHEMA): raise EKDError(f'record {path}: schema {schema}, expected 1 or {SCHEMA}')
-    if r.get('digest')!=record_digest(r): raise EKDError(f'record {path}: edited after it was written (its digest does not match)')
+    if r.get('digest')!=record_digest(r):
+        raise EKDError(f'record {path}: edited after it was written (its digest does not match); expected it as the run wrote it')
     return r
 
 def load_records(

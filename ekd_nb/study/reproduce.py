@@ -120,7 +120,7 @@ def check_out(
         (path/'runs').mkdir(parents=True, exist_ok=True)
         probe = path/'runs'/f'.{os.getpid()}.probe'
         probe.write_text(''); probe.unlink()
-    except OSError as e: raise EKDError(f'out: cannot write to {path} ({e.strerror})') from None
+    except OSError as e: raise EKDError(f'out: cannot write to {path} ({e.strerror}); expected a folder to write to') from None
     return path
 
 def check_device(
@@ -130,7 +130,8 @@ def check_device(
     if name is None: return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try: device = torch.device(name)
     except RuntimeError: raise EKDError(f"device: got {name!r}, expected cpu or cuda") from None
-    if device.type=='cuda' and not torch.cuda.is_available(): raise EKDError(f'device: got {name!r}, this machine has no CUDA')
+    if device.type=='cuda' and not torch.cuda.is_available():
+        raise EKDError(f'device: got {name!r}, this machine has no CUDA; expected cpu')
     return device
 
 # %% ../../nbs/study/13_reproduce.ipynb #5f4ecd58

@@ -37,7 +37,8 @@ def load_suite(
     records = []
     for path in sorted(Path(folder).glob('*-s*.json')):
         r = json.loads(path.read_text())
-        if not digest_matches(r): raise EKDError(f'record {path}: edited after it was written (its digest does not match)')
+        if not digest_matches(r):
+            raise EKDError(f'record {path}: edited after it was written (its digest does not match); expected it as the run wrote it')
         if 'error' not in r and plan in (None, r['plan']): records.append(r)
     return records
 

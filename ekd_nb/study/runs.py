@@ -57,7 +57,7 @@ def run_data(
     expect(eval_split in ('test', 'valid'), 'eval_split', eval_split, "'test' or 'valid'")
     rows,valid_idxs = training_rows(p, data.y_train, seed, fraction, data.classes)
     if eval_split=='valid' and not len(valid_idxs):
-        raise EKDError(f'eval_split: {p.data} {p.preset} holds no validation images out, nothing can be chosen on them')
+        raise EKDError(f'eval_split: {p.data} {p.preset} holds no validation images out, expected a preset that does, or \'test\'')
     dls = run_dls(p, data, rows, valid_idxs, seed, device)
     return dls,dls[-1] if eval_split=='test' else valid_dl(data, rows, valid_idxs, device),rows
 

@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from ..watch import NonFiniteLoss
-from ..core import expect
+from ..core import expect, first_line
 from ..data import ViewKey, crop_flip
 from ..evaluate import accuracy_score, get_logits, nll
 from .protocols import Protocol
@@ -150,7 +150,7 @@ def capture(self:StaticStep,
     except (RuntimeError, ValueError) as e:
         self.graph = None
         self.model.zero_grad(set_to_none=True)
-        log(f'no CUDA graph: {str(e).splitlines()[0]}')
+        log(f'no CUDA graph: {first_line(e)}')
     self.model.load_state_dict(kept)
     self.smooth.zero_()
     for v in self.sums.values(): v.zero_()

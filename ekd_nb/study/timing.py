@@ -17,7 +17,7 @@ import torch
 from fastai.callback.core import Callback
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..core import expect
+from ..core import expect, first_line
 
 # %% ../../nbs/study/13_timing.ipynb #ba9b32a5
 def clock()->np.ndarray:
@@ -73,7 +73,7 @@ def error_text(
     e, # an exception
 )->str:
     "Why a case could not be measured, in a line"
-    return f'failed ({type(e).__name__}: {(str(e).splitlines() or [""])[0]})'
+    return f'failed ({type(e).__name__}: {first_line(e)})'
 
 def add_seconds(
     res, # results of a case

@@ -139,7 +139,8 @@ def stored_logits(
     path = results_dir(folder)/'logits'/Path(r['logits']['file']).name
     if not path.is_file(): return None
     tensors = load_file(path)
-    if tensor_digest(tensors)!=r['logits']['sha256']: raise EKDError(f'{path}: its digest is not the one in the record')
+    if tensor_digest(tensors)!=r['logits']['sha256']:
+        raise EKDError(f'{path}: its digest is not the one in the record, expected the file of that run')
     return tensors['logits']
 
 # %% ../../nbs/study/12_verdicts.ipynb #8d787c82
