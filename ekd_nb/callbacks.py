@@ -212,7 +212,9 @@ def _first_input(module, inputs, output): return inputs[0]
 # %% ../nbs/08_callbacks.ipynb #8fe31fba
 class BranchAccuracy(Metric):
     "Recorder column: validation accuracy of branch `i` alone, in [0,1]"
-    def __init__(self, i:int): self.i = i
+    def __init__(self,
+        i:int, # number of the branch, from 0
+    ): self.i = i
     def reset(self): self.right,self.n = 0.,0
     def accumulate(self, learn):
         z = getattr(getattr(learn, 'branch_logits_hook', None), 'z', None)

@@ -227,7 +227,7 @@ def compare(
     dls, # your `DataLoaders`
     arch, # of the student, see `ekd_learner`
     teachers, # trained networks, or a `TeacherEnsemble`
-    epochs:int=10,
+    epochs:int=10, # of each training
     seeds:int=3, # how many
     methods=('labels', 'kd', 'ekd'), # keys of `COMPARED`
     lr:float=None, # highest learning rate, None: the Learner's

@@ -204,6 +204,13 @@ def _stage_dict(model, nodes, points, m):
 class NetworkParts(namedtuple('NetworkParts', 'stages n_features pool', defaults=(None,))):
     "Stages that end in a feature map [B,F,h,w]; features that enter the classifier; pooling to them (`None`: the mean)"
 
+def pooled(
+    parts:NetworkParts, # of the network
+    features:Tensor, # its last feature map [B,F,h,w]
+)->Tensor: # [B,F]
+    "What the classifier reads"
+    return features.mean((2,3)) if parts.pool is None else parts.pool(features)
+
 # %% ../nbs/04_cut.ipynb #0fb5225b
 def _cut(model, x):
     "Cut `model` where its own forward pass allows it, see `split_stages`"
@@ -230,8 +237,6 @@ def _cut(model, x):
     same_answers(model, lambda x: head(pooled(parts, stages(x)).reshape(shape)).flatten(1), x,
                  f'arch: {type(model).__name__} cut into stages')
     return parts
-
-def pooled(parts, features): return features.mean((2,3)) if parts.pool is None else parts.pool(features)
 
 # %% ../nbs/04_cut.ipynb #92e13e16
 def _cut_by_fastai(model, cut):

@@ -23,9 +23,9 @@ from .models import StagedNet
 class LayerCall(NamedTuple):
     "One call of a layer while a network runs"
     name:str # of the layer
-    module:nn.Module
+    module:nn.Module # the layer
     input:Tensor # its first argument
-    output:Tensor
+    output:Tensor # what it returned
 
 def record_calls(
     model:nn.Module, # a classifier

@@ -22,7 +22,9 @@ from .models import first_channels
 # %% ../nbs/04_grouped.ipynb #782243d3
 class GroupedLayer(nn.Module):
     "N layers of one kind as one: channels [B,N·F,h,w], those of layer i side by side"
-    def __init__(self, layers):
+    def __init__(self,
+        layers:list, # the same layer of every branch
+    ):
         super().__init__()
         self.__dict__['layers'] = layers   # hidden from `state_dict`: they belong to their branches
 
@@ -51,7 +53,9 @@ class GroupedLayer(nn.Module):
 _CHANNELWISE = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Identity,
                 nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d)
 
-def same_structure(*ms):
+def same_structure(
+    *ms, # modules
+)->bool:
     "Are these modules of one kind with parameters of one shape?"
     shapes = [[type(m).__name__, str(m), *(p.shape for p in m.parameters())] for m in ms]
     return all(o==shapes[0] for o in shapes)

@@ -110,7 +110,7 @@ def smallest_difference(
 def format_difference(
     d:tuple, # (mean, half, number)
     scale:float=100, # 100 makes points of shares
-    digits:int=1,
+    digits:int=1, # behind the point
 )->str: # for example '+1.2 ± 0.5'
     "A difference with its interval"
     m,half,_ = d

@@ -119,7 +119,7 @@ def labelled_images(
 # %% ../nbs/06_judge.ipynb #82b54f0b
 class Verdict(NamedTuple):
     "What a trial of one teacher found"
-    name:str
+    name:str # of the teacher
     accuracy:float # share of images classified correctly, in [0,1]
     n:int # images
     remarks:list # what is suspicious, empty for a teacher that fits

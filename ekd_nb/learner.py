@@ -176,7 +176,7 @@ def add_projections(
     loss, # a `DistillLoss` that needs features
     features, # of the branches for a few images, each [B,F,h,w]
     found:Preflight,
-    dls:DataLoaders,
+    dls:DataLoaders, # image classification data
     maps:list=None, # of each branch: for each teacher the feature map its hint is taken from, [B,F,h,w]
     layers:list=None, # the names of these layers
 ):
@@ -206,7 +206,7 @@ def connect(
     student:BranchedStudent,
     loss, # a `DistillLoss`
     found:Preflight,
-    dls:DataLoaders,
+    dls:DataLoaders, # image classification data
     trunk_grad:float=None, # as in `ekd_learner`
 ):
     "Prepare the student for this loss and these teachers, and run both once on a few images"

@@ -227,7 +227,10 @@ def get_model(
 # %% ../nbs/03_models.ipynb #733b880c
 def _named(name):
     "A function that builds the network of this name"
-    def f(n_out:int=10, in_channels:int=3) -> nn.Module: return get_model(name, n_out, in_channels)
+    def f(
+        n_out:int=10,      # classes
+        in_channels:int=3, # of the images
+    )->nn.Module: return get_model(name, n_out, in_channels)
     f.__name__ = f.__qualname__ = name
     f.__doc__ = f"`get_model({name!r})`"
     return f

@@ -35,7 +35,8 @@ def binary_kl(
 class MultiLabelEKDLoss(EKDLoss):
     "`EKDLoss` for images with several labels each: sigmoids, binary cross-entropy and binary KL, means over classes"
     multi_label,y_int,partial_teachers = True,False,False   # MixUp mixes the labels themselves
-    def __init__(self, *args,
+    def __init__(self,
+        *args, # those of `EKDLoss`
         thresh:float=.5, # probability above which a class counts as found
         **kwargs, # those of `EKDLoss`
     ):

@@ -168,8 +168,8 @@ def data_digest(
 def run_key(
     dls:DataLoaders, # the data
     arch, # of the student, as in `ekd_learner`, without a Learner around it
-    teachers:TeacherEnsemble,
-    epochs:int,
+    teachers:TeacherEnsemble, # of the student
+    epochs:int, # of each training
     lr:float, # highest learning rate, or None
     kwargs:dict, # for `ekd_learner`
 )->str: # 16 hex digits

@@ -16,13 +16,13 @@ from .models import multiply_adds
 
 # %% ../nbs/04_split.ipynb #c2214903
 def stage_names(
-    stages:nn.Sequential,
+    stages:nn.Sequential, # a network as a sequence of stages
 )->list:
     "The names of a network's stages, in order"
     return [n for n,_ in stages.named_children()]
 
 def run_stages(
-    stages:nn.Module,
+    stages:nn.Module, # a network as a sequence of stages
     x:Tensor, # images [B,channels,H,W], or a feature map
 )->Tensor: # what leaves the last stage, without a gradient
     "Run stages in evaluation mode; images that are too small are refused"
@@ -34,7 +34,7 @@ def run_stages(
 
 # %% ../nbs/04_split.ipynb #c2214901
 def trace_stages(
-    stages:nn.Sequential,
+    stages:nn.Sequential, # a network as a sequence of stages
     x:Tensor, # images [B,channels,H,W]
 )->tuple: # (multiply-adds of each stage for the whole batch, channels before each stage and after the last)
     "What each stage costs and how many channels it takes"
@@ -65,7 +65,7 @@ def default_split(
 
 # %% ../nbs/04_split.ipynb #a951b1ad
 def split_index(
-    stages:nn.Sequential,
+    stages:nn.Sequential, # a network as a sequence of stages
     split, # name of the trunk's last stage, number of its stages, or 'heads'
 )->int: # stages in the trunk
     "How many stages the trunk has"

@@ -75,16 +75,16 @@ def _short_number(n):
 # %% ../nbs/04_student_picture.ipynb #04d1000b
 _TEXT_COLOR = '#7A7A7A'   # this and the colours are legible on white and on dark
 _COLORS = ['#C2649F', '#AD8600', '#2E93D6', '#8F6BB3', '#A07850', '#4F8A8B']
-_WIDTH,_HEIGHT,_STEP = 2.2,.62,.86   # of a box, and from one to the next
+_WIDTH,_HEIGHT,_STEP = 2.2,.94,1.2   # of a box, and from one to the next
 
 def _draw_box(ax, x, y, box, color, kept, width=_WIDTH):
     "A stage; pretrained weights are a filled box, new ones an outline"
     shape = FancyBboxPatch((x-width/2, y-_HEIGHT/2), width, _HEIGHT, boxstyle='round,pad=0,rounding_size=.1',
                            fc=color+('22' if kept else '00'), ec=color, lw=2.2 if kept else 1.2)
     ax.add_patch(shape)
-    ax.text(x, y+.11, box.name, ha='center', va='center', color=color, fontsize=10)
-    text = f'{_short_number(box.params)} par. · {_short_number(box.cost)} mult-adds'
-    ax.text(x, y-.15, text, ha='center', va='center', color=_TEXT_COLOR, fontsize=7.5)
+    ax.text(x, y+.26, box.name, ha='center', va='center', color=color, fontsize=10)
+    text = f'{_short_number(box.params)} parameters\n{_short_number(box.cost)} multiply-adds'
+    ax.text(x, y-.12, text, ha='center', va='center', color=_TEXT_COLOR, fontsize=9.5, linespacing=1.05)
 
 def _arrow(ax, a, b, color=_TEXT_COLOR, dashed=False):
     ax.add_patch(FancyArrowPatch(a, b, arrowstyle='-|>', mutation_scale=10, color=color, lw=1.3, shrinkA=0, shrinkB=0,
@@ -131,7 +131,7 @@ def _draw_branches(student, ax, xs, trunk_top, y, branches, kept, high):
         _arrow(ax, trunk_top, (x, y-_HEIGHT/2))
         top = _draw_column(ax, x, y, boxes, color, kept[i])
         if i<len(teachers):
-            ax.text(x+.1, top+.3, f'learns from\n{teachers[i]}', fontsize=8, color=color, va='center')
+            ax.text(x+.1, top+.3, f'learns from\n{teachers[i]}', fontsize=9.5, color=color, va='center')
         _arrow(ax, (x, top), (x, high-.25))
     name = f'fusion: {student.fusion.name}' if several else 'prediction'
     ax.plot([xs[0]-1, xs[-1]+1], [high-.22]*2, color=_TEXT_COLOR, lw=1.5)
@@ -146,4 +146,4 @@ def _draw_title(student, ax, trunk, branches, y, x):
     ax.text(x, y, f'{what}: {total}', ha='center', va='center', color=_TEXT_COLOR, fontsize=11)
     if any(student.config.get('kept') or []):
         text = 'filled: pretrained weights; outline: new'
-        ax.text(x, y-.35, text, ha='center', va='center', color=_TEXT_COLOR, fontsize=8.5)
+        ax.text(x, y-.35, text, ha='center', va='center', color=_TEXT_COLOR, fontsize=9.5)

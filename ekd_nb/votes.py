@@ -169,7 +169,7 @@ def _draw_case(axes, case, names, image, classes):
         mark = {None: ' ', True: '✓', False: '✗'}[None if y is None else c==y]
         color = {' ': _TEXT, '✓': _RIGHT, '✗': _WRONG}[mark]
         text = f'{mark} {name}: {classes[c]} ({100*p[c].item():.0f} %)'
-        below.text(0, 1-(i+.5)/len(names), text, fontsize=9, color=color, style=style, va='center',
+        below.text(0, 1-(i+.5)/len(names), text, fontsize=9.5, color=color, style=style, va='center',
                    transform=below.transAxes)
     for ax in axes: ax.axis('off')
 
@@ -218,7 +218,12 @@ def get_uncertainty(
 # %% ../nbs/14_votes.ipynb #5c1a001d
 class BranchInterpretation(ClassificationInterpretation):
     "fastai's `ClassificationInterpretation` with the votes of branches and teachers; make it with `from_learner`"
-    def __init__(self, learn, dl, losses, act=None):
+    def __init__(self,
+        learn, # the Learner
+        dl, # whose images
+        losses, # of every image
+        act=None, # from logits to probabilities
+    ):
         super().__init__(learn, dl, losses, act)
         self.model,self.teachers = _voters(learn, True)
         self.votes = get_votes(learn, dl)

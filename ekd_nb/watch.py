@@ -28,7 +28,7 @@ from .teachers import MAX_LOGIT
 _WITH_EVENTS,_TTA = Learner._with_events.__code__,Learner.tta.__code__
 
 def inside_fit(
-    learn:Learner,
+    learn:Learner, # before, during or after `fit`
 )->bool:
     "Is this called from within `learn.fit`, not from `validate`, `get_preds` or `tta`?"
     if learn.lock.locked(): return False
@@ -41,7 +41,7 @@ def inside_fit(
     return False
 
 def is_training_fit(
-    learn:Learner,
+    learn:Learner, # before, during or after `fit`
 )->bool:
     "Is this called from within a fit that is not a search for a learning rate?"
     return inside_fit(learn) and not hasattr(learn, 'lr_finder')
@@ -57,7 +57,9 @@ def _raised_in(e, f):
 
 class WatchedBatches:
     "fastai's pass over the batches of a loader; an error while a batch is made becomes one sentence"
-    def __init__(self, learn:Learner): self.learn = learn
+    def __init__(self,
+        learn:Learner, # whose batches are watched
+    ): self.learn = learn
     def __call__(self):
         learn = self.learn
         try:

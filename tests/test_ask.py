@@ -158,8 +158,10 @@ def test_logits_in_the_browser_are_those_of_pytorch(tab, student):
         z = tab.evaluate('''async ([s, n, level]) =>
             Promise.all([...Array(n).keys()].map(i => askStudent.logits(s, i, level)))''',
                          [student, len(PICTURES['pictures']), level])
-        far = [np.abs(np.array(z)-o).max() for o in (graph_logits(student, level), expected(student)[:, level])]
-        assert far[0]<.001 and far[1]<.02, f'{student}, noise {level}: {far}'
+        z,trained = np.array(z), expected(student)[:, level]
+        saved = np.abs(z-graph_logits(student, level)).max()
+        answer = np.abs(z.mean(1)-trained.mean(1)).max()   # of the student; a branch alone is rounded less well
+        assert saved<.001 and answer<.01 and np.abs(z-trained).max()<.02, f'{student}, noise {level}'
 
 
 def caption(tab): return tab.locator('.ask-caption').inner_text()
@@ -201,6 +203,36 @@ def test_sliders_change_the_target_only(tab):
     assert 0<apart[0]<apart[1] and said(tab)==answer
     tab.get_by_role('button', name='As trained').click()
     assert tab.locator('.ask-sliders .ask-now').first.inner_text().endswith('as trained')
+
+
+def needle(tab): return tab.locator('.ask-needle').first.evaluate('e => parseFloat(e.style.transform.slice(7))')
+
+def test_the_needle_follows_the_branches(tab):
+    "Its angle is that of the mutual information of the branches, for every picture and amount of noise"
+    most = np.log(VOTES[2])
+    def angle(picture, level):
+        p = torch.from_numpy(graph_logits('branches', level)[picture]).double().softmax(-1)
+        def entropy(p): return -(p*p.clamp(min=1e-30).log()).sum(-1)
+        return 180*np.sqrt(max(0., (entropy(p.mean(0))-entropy(p).mean()).item())/most)
+    seen = []
+    for picture,level in ((0, 0), (3, 0), (3, 8), (len(PICTURES['pictures'])-1, 0)):
+        tab.locator(f'input[name=picture][value="{picture}"]').check(force=True)
+        tab.get_by_role('slider', name='Noise').fill(str(level))
+        seen.append(needle(tab))
+        assert abs(seen[-1]-angle(picture, level))<1, (picture, level)
+    assert len(set(seen))==len(seen)
+    before = needle(tab)
+    tab.get_by_role('slider', name='Own teacher λ').fill('1')
+    assert needle(tab)==before   # sliders of the target teach nobody here
+
+
+def test_the_temperature_softens_target_and_comparison(tab):
+    def top(): return tab.locator('.ask-lane').nth(1).locator('.ask-top').first.inner_text()
+    shown = []
+    for v in ('1', '4', '10'):
+        tab.get_by_role('slider', name='Temperature τ').fill(v)
+        shown.append(int(re.search(r'(\d+) %', top())[1]))
+    assert shown[0]>shown[1]>shown[2]
 
 
 def test_targets_are_the_loss_s(tab):

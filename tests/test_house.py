@@ -1,11 +1,12 @@
 "The house: three wings whose arrows go down only, rooms of a readable size, each on the site"
-import ast, json, re, sys
+import ast, importlib, json, re, sys
 from pathlib import Path
 import pytest, yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT/'tools'))
 from check_notebooks import notebooks
+from ekd_nb.study.reference import arguments
 
 BY_HAND = {'__init__', '__main__', '_modidx'}
 MODULES = {p.relative_to(ROOT).with_suffix('').as_posix().replace('/', '.'): p
@@ -116,3 +117,23 @@ def test_a_room_of_the_library_shows_what_it_defines(path):
     kinds = ''.join(k[0] for k,_ in found if k!='text')
     run = max(map(len, re.findall('d+', kinds)))
     assert run<=APART, f'{run} exported cells in a row, expected an example after at most {APART}'
+
+
+@pytest.mark.parametrize('path', notebooks(), ids=lambda p: p.stem)
+def test_lines_are_named_where_they_are(path):
+    "No figure of ours has a legend; fastai's own (`lr_find`, `plot_loss`) have"
+    for c in json.loads(path.read_text())['cells']:
+        assert c['cell_type']!='code' or 'legend(' not in ''.join(c['source']), c['id']
+
+
+ROOMS = [m for m in MODULES if wing(m)=='library' and m!='ekd_nb.all']
+
+@pytest.mark.parametrize('module', ROOMS)
+def test_every_argument_has_a_meaning(module):
+    "In the tables of a page; one of names alone is not shown"
+    room = importlib.import_module(module)
+    own = [getattr(room, n) for n in getattr(room, '__all__', ())]
+    for f in (f for f in own if callable(f) and getattr(f, '__module__', '')==module):
+        rows = arguments(f)
+        if any(a.meaning or a.type for a in rows):
+            assert all(a.meaning for a in rows), f'{f.__name__}: {[a.name for a in rows if not a.meaning]}'

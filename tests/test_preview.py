@@ -3,10 +3,12 @@ import base64, json, re, shutil, sys
 from pathlib import Path
 from types import SimpleNamespace
 import pytest
+from matplotlib.figure import Figure
 
 TOOLS = Path(__file__).resolve().parents[1]/'tools'
 sys.path[:0] = [str(TOOLS), str(TOOLS/'preview')]
 import build, check, pages
+from letters import smallest
 from search import sections
 from refs import Refs, bib_keys
 
@@ -207,6 +209,71 @@ def test_the_search_box_finds_a_section_and_goes_there(project):
     assert all(u.startswith((base, 'file:', 'data:')) for u in asked)
 
 
+def chromium(p):
+    "A browser, if there is one"
+    browser = next(filter(None, map(shutil.which, check.BROWSERS)), None)
+    if not browser: pytest.skip('no Chromium on this machine')
+    return p.chromium.launch(executable_path=browser, args=check.FLAGS)
+
+
+def test_a_term_of_the_glossary_is_found_first(project):
+    from playwright.sync_api import sync_playwright
+    project.page('glossary.ipynb', 'Glossary', md('- [**Hint**]{#hint}: compares features.'))
+    project.page('more.ipynb', 'Hint', md('## Hint\n\nA hint.'), md('## Deep\n\nOf hints.'))
+    project.sidebar('index.ipynb', 'more.ipynb', 'x.ipynb', 'glossary.ipynb')
+    project.build(md('A hint.'))
+    with sync_playwright() as p:
+        tab = chromium(p).new_page()
+        tab.goto((project.root/'_preview/x.html').as_uri())
+        for query in ('hint', 'Hints', 'hin'):
+            tab.fill('#search', query)
+            first = tab.locator('#found a').first
+            first.wait_for()
+            assert first.inner_text().startswith('Glossary › Hint'), query
+
+
+def test_the_first_tab_reaches_a_link_over_the_navigation(project):
+    from playwright.sync_api import sync_playwright
+    project.build(md('Read [me](more.ipynb).'))
+    with sync_playwright() as p:
+        tab = chromium(p).new_page()
+        tab.goto((project.root/'_preview/x.html').as_uri())
+        def focus(what): return tab.evaluate(f'document.activeElement.{what}')
+        tab.keyboard.press('Tab')
+        assert focus('className')=='skip' and focus('getBoundingClientRect().left')>=0
+        tab.keyboard.press('Enter')
+        assert focus('id')=='content'
+        tab.keyboard.press('Tab')
+        assert focus('closest("main")') is not None   # not in the navigation
+
+
+RESULTS = [p.stem for p in sorted((TOOLS.parent/'nbs/results').glob('*.ipynb'))]
+
+def first_table(page):
+    "The first table that a page of results shows, as markdown"
+    cells = json.loads((TOOLS.parent/f'nbs/results/{page}.ipynb').read_text())['cells']
+    shown = (''.join(o.get('data', {}).get('text/markdown', '')) for c in cells for o in c.get('outputs', []))
+    return next(re.search(r'(?:^\|.*\n?)+', t, re.M)[0] for t in shown if re.search(r'^\|', t, re.M))
+
+
+def test_a_phone_shows_name_and_value_of_every_table_of_results(project):
+    "The first column stays while a table is scrolled; the second is there without scrolling"
+    from playwright.sync_api import sync_playwright
+    assert not project.build(*(md(first_table(page)) for page in RESULTS))
+    with sync_playwright() as p:
+        tab = chromium(p).new_page(viewport=dict(width=390, height=844))
+        tab.goto((project.root/'_preview/x.html').as_uri())
+        assert not tab.evaluate(check.PHONE_TABLE)
+        moved = tab.evaluate("""() => [...document.querySelectorAll('main table')].map(t => {
+            const left = () => t.tBodies[0].rows[0].cells[0].getBoundingClientRect().left, before = left()
+            t.scrollLeft = 200
+            return [t.scrollLeft, left() - before]
+        })""")
+        heads = tab.locator('main table').evaluate_all('ts => ts.map(t => t.tHead.rows[0].cells[1].textContent)')
+    assert len(moved)==len(RESULTS) and any(scrolled for scrolled,_ in moved) and not any(step for _,step in moved)
+    assert any('accuracy' in h for h in heads)
+
+
 def test_terms_of_the_glossary_have_rows_of_their_own_in_the_search():
     text = '## Networks {#networks}\n\n- [**Hint**]{#hint}: compares *features*.\n- plain'
     doc = build.read([text])[0]
@@ -324,6 +391,7 @@ SPOILED = {
     'is linked twice': '<p><a class="term" href="#a">x</a> <a class="term" href="#a">x</a></p>',
     'navigation without a name': '<nav><a href="#a">x</a></nav>',
     'without scope': '<table><tr><th>x</th></tr></table>',
+    'letters in picture small.png are': '<img alt="x" src="small.png" width="160">',
     'script error': '<script>nothing()</script>', 'console': '<script>console.error("oh")</script>',
     'another host': '<img src="http://other.invalid/x.png" alt="x">'}
 
@@ -338,8 +406,10 @@ UNANSWERED = {   # what is said of a page of results -> its content
     'shows 2 tables': ANSWER+table(1), 'its table stands before its figure': BOX+table(1)+DOT,
     'has 9 rows': BOX+DOT+table(*range(9)), 'not sorted by the value': BOX+DOT+table(2, 3, 1),
     'says “Not measured.”': f'{ANSWER}<p>Not measured.</p>',
+    'the second column of the table of m3 ends at': BOX+DOT+'<style>td {min-width: 300px}</style>'+table(3),
+    'the first column of the table of m3 does not stay': ANSWER,
     'what was found ends at': ANSWER.replace('<p>Found', '<p style="padding-top:900px">Found'),
-    '': f'{ANSWER}<details><summary>more</summary>{DOT}{table(1, 3, 2)}</details>'}
+    '': f'<style>td {{position: sticky}}</style>{ANSWER}<details><summary>more</summary>{DOT}{table(1, 3, 2)}</details>'}
 
 
 def drawing(path, size, paper, ink=None):
@@ -348,6 +418,25 @@ def drawing(path, size, paper, ink=None):
     image = Image.new('RGBA', size, paper)
     if ink: image.paste(ink, (5, 5, size[0]-5, 9))
     image.save(path)
+
+
+def writing(path, size, words='several teachers'):
+    "A picture of words in letters of this size, points of 1/100 inch"
+    fig = Figure((3, .5), dpi=100)
+    fig.text(.02, .3, words, fontsize=size, color='#7a7a7a')
+    fig.savefig(path, transparent=True)
+
+
+@pytest.mark.parametrize('size', (7, 8, 9, 10, 12, 16))
+def test_the_size_of_letters_is_measured(size, tmp_path):
+    writing(tmp_path/'x.png', size)
+    assert abs(smallest(tmp_path/'x.png')-size*100/72)<2   # hinting rounds a letter to whole pixels
+
+
+def test_letters_that_do_not_tell_are_not_measured(tmp_path):
+    for words in ('0.25 0.50', 'runs', ''):
+        writing(tmp_path/'x.png', 9, words)
+        assert smallest(tmp_path/'x.png') is None, words
 
 
 @pytest.fixture(scope='module')
@@ -359,6 +448,7 @@ def seen(tmp_path_factory):
     pictures = (('slab', 60, '#ffffffff'), ('faint', 60, '#00000000 #aaaaaaff'), ('broad', 700, '#7a7a7aff'))
     for name, width, colors in pictures:
         drawing(folder/f'{name}.png', (width, 40), *colors.split())
+    writing(folder/'small.png', 10)
     (folder/'results').mkdir()
     for i, body in enumerate(UNANSWERED.values()): (folder/f'results/{i}.html').write_text(GOOD.format(body))
     (folder/'index.html').write_text(GOOD.format(f'<p>{"word "*121}</p><pre>make</pre>'))
@@ -382,6 +472,11 @@ def test_a_page_of_results_answers_first(seen, i, says):
 
 def test_words_of_the_start_page_are_counted(seen):
     assert any('words before its commands' in t for t in seen['index.html']), seen.get('index.html')
+
+
+def test_what_the_start_page_lacks_on_its_first_screen_is_named(seen):
+    for lacks in ('picture of the idea', 'figure of the result', 'verdict', 'third door'):
+        assert any(f'has no {lacks}' in t for t in seen['index.html']), lacks
 
 
 def test_any_folder_of_pages_can_be_looked_at(tmp_path, capsys):

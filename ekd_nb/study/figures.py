@@ -179,7 +179,7 @@ def matrix_grid(
         draw_matrix(ax, M, (rows, columns or across), digits=1 if scale>1 else 2,
                     **_color_limits(found.values(), scale))
         ax.set_title(label(m), color=method_color(m), fontsize=10)
-        ax.tick_params(labelsize=8); plt.setp(ax.get_xticklabels(), rotation=30, ha='right')
+        ax.tick_params(labelsize=9); plt.setp(ax.get_xticklabels(), rotation=30, ha='right')
     fig.supxlabel(what, fontsize=10)
     return axs[0]
 
@@ -274,7 +274,7 @@ def cost_scatter(
         ax.errorbar(*xy(whole), yerr=[100*p['std'] for p in whole], ms=9, capsize=4,
                     label='a teacher' if m=='teacher' else label(m), **style)
     ax.set(xscale='log', xlabel=_COSTS[cost], ylabel='test accuracy, %'); ax.grid(alpha=.3)
-    ax.margins(x=.12, y=.1); name_lines(ax, 8.5, joined=True)
+    ax.margins(x=.12, y=.1); name_lines(ax, joined=True)
     ax.xaxis.set_major_locator(LogLocator(subs=(1,2,5))); ax.xaxis.set_major_formatter(EngFormatter(sep=' '))
     ax.xaxis.set_minor_formatter(NullFormatter())
     return ax

@@ -57,10 +57,32 @@ def _is_own(sym, name):
     if code is None or not hasattr(_target(sym), '__delwrap__'): return True
     return name in code.co_varnames[:code.co_argcount+code.co_kwonlyargcount]
 
+def _parameters(sym):
+    "Parameters by name; of a class those of the constructor that it or a class of the same package defines"
+    def of(f):
+        try: return dict(inspect.signature(f).parameters)
+        except (TypeError, ValueError): return {}
+    if not inspect.isclass(sym): return of(sym)
+    maker,package = next(c for c in sym.__mro__ if '__init__' in vars(c)),sym.__module__.split('.')[0]
+    if maker.__module__.split('.')[0]==package: return of(maker.__init__)
+    taken = of(sym)
+    return taken if not {'before_fit', 'after_fit'} <= set(taken) else {}   # fastai's callbacks: functions for events
+
+# %% ../../nbs/study/16_reference.ipynb #5eaf264c
+def _type_meaning(annotation):
+    "What a class of ours says of itself, for an argument without a comment; '' for other types"
+    if not inspect.isclass(annotation) or not annotation.__module__.startswith('ekd_nb.'): return ''
+    text = (annotation.__doc__ or '').split('\n')[0].strip()
+    return '' if text.startswith(f'{annotation.__name__}(') else text[:1].lower()+text[1:]
+
+def _field_comments(cls):
+    "Comments on the fields of a class and of those it is made from"
+    return {k: v for c in reversed(cls.__mro__) for k,v in field_comments(c).items()}
+
 def _fields(cls):
     "The fields of a named tuple, which may build itself in another way than its fields say"
     base = next(c for c in reversed(cls.__mro__) if hasattr(c, '_fields'))
-    types, comments = getattr(base, '__annotations__', {}), {**field_comments(base), **field_comments(cls)}
+    types, comments = getattr(base, '__annotations__', {}), _field_comments(cls)
     def default(name): return repr(cls._field_defaults[name]) if name in cls._field_defaults else ''
     return [Argument(n, type_text(types.get(n)), default(n), comments.get(n, '')) for n in cls._fields]
 
@@ -69,14 +91,14 @@ def arguments(
     sym # a function, a method or a class
 ) -> list: # of `Argument`, own ones first
     "The arguments of a function with what is known of each"
-    try: parameters = inspect.signature(sym).parameters
-    except (TypeError, ValueError): return []
+    parameters = _parameters(sym)
     if hasattr(sym, '_fields'): return _fields(sym)
     comments, rows = docments(sym, args_kwargs=True), []
+    if inspect.isclass(sym): comments = _field_comments(sym) | {k: v for k,v in comments.items() if v}
     for name,p in parameters.items():
         if name in ('self', 'cls'): continue
         stars = {p.VAR_POSITIONAL: '*', p.VAR_KEYWORD: '**'}.get(p.kind, '')
-        meaning = ' '.join(str(comments.get(name) or '').split())
+        meaning = ' '.join(str(comments.get(name) or _type_meaning(p.annotation)).split())
         known = stars+name, type_text(p.annotation), _default_text(p.default)
         rows.append(Argument(*known, meaning, _is_own(sym, name)))
     return sorted(rows, key=lambda a: not a.own)

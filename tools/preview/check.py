@@ -6,15 +6,18 @@ The folder is _preview/, or _docs/ where Quarto wrote one. Complains of console 
 another host, dead links and anchors, pictures that did not load or have no alternative text, raw markup, equations not
 drawn, tables wider than a 390-pixel page, text with a contrast below 4.5, figures that are a white slab on a dark page
 or whose ink is faint on either (below 4; no ink has more than 4.2 on both), writing in figures that a phone shows
-too small, navigation without a name, pages over 600 kB (with what all pages share: over 2 MB), a start page of more
-than 120 words before its commands, and pages of results that do not answer on their first screen or show more than a
-box, a figure and a small table unfolded.
+too small (letters below 9 pixels, measured in letters.py), navigation without a name, pages over 600 kB (with what all
+pages share: over 2 MB), a start page of more than 120 words before its commands or without its sentence, its two
+pictures, its verdict and its doors on the first screen, and pages of results that do not answer on theirs, show more
+than a box, a figure and a small table unfolded, or have a table whose second column a phone does not show.
 `--shots` writes a picture of every page. Without a Chromium it says so and passes.
 """
 import argparse, functools, http.server, shutil, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
+from letters import smallest
 
 HERE = Path(__file__).resolve().parent
 OUT = HERE.parents[1]/'_preview'
@@ -26,6 +29,22 @@ FIRST_SCREEN = """height => [...document.querySelectorAll('main .callout p')]
   .filter(p => p.textContent.trim().startsWith('Found')).slice(0, 1)
   .map(p => Math.round(p.getBoundingClientRect().bottom + scrollY)).filter(y => y > height)
   .map(y => `what was found ends at ${y} px; a first screen has ${height}`)"""
+HOME_SCREEN = """height => {
+  const all = what => [...document.querySelectorAll('main ' + what)], doors = all('.doors a')
+  const said = all('p').filter(p => !p.closest('header, .doors, .cell-output, .caption') && !p.matches('.description, .actions') && p.textContent.trim())
+  const parts = [['sentence', said[0]], ['picture of the idea', all('img')[0]], ['figure of the result', all('img')[1]],
+                 ['verdict', said.find(p => p.querySelector('strong') && all('img')[1]?.compareDocumentPosition(p) & 4)], ['third door', doors[2]], ['last door', doors.at(-1)]]
+  return parts.map(([name, e]) => [name, e && Math.round(e.getBoundingClientRect().bottom + scrollY)]).filter(([, y]) => !(y <= height))
+    .map(([name, y]) => y ? `its ${name} ends at ${y} px; a first screen has ${height}` : `has no ${name}`)
+}"""
+PHONE_TABLE = """() => [...document.querySelectorAll('main table')].filter(t => t.clientWidth && t.rows[0]?.cells.length > 1)
+  .flatMap(t => {
+    const [name, value] = [...(t.tBodies[0]?.rows[0] || t.rows[0]).cells], right = Math.round(value.getBoundingClientRect().right)
+    const of = `the table of ${t.rows[0].textContent.trim().replace(/\\s+/g, ' ').slice(0, 40)}`
+    return [getComputedStyle(name).position != 'sticky' && `the first column of ${of} does not stay`,
+            right > innerWidth && `the second column of ${of} ends at ${right} px of ${innerWidth}`].filter(Boolean)
+  })"""
+MIN_LETTERS = 9-.2   # pixels
 MAX_WORDS = 120   # of the start page before its commands
 MAX_PAGE, MAX_SHARED = 600_000, 2_000_000   # bytes: of a page and its pictures, and with style sheets and scripts
 HEAVY = 'ask.html',   # a page that brings a network with it
@@ -44,10 +63,19 @@ TOO_WIDE = """() => [...document.querySelectorAll('main table, main pre, main im
   .concat([document.documentElement.scrollWidth].filter(w => w > innerWidth)
           .map(w => `the page is ${w} px wide at ${innerWidth}`))"""
 
-TOO_SMALL = """() => [...document.querySelectorAll('main img')]
-  .filter(i => i.clientWidth && i.naturalWidth > 1.5*i.clientWidth)
-  .map(i => `picture ${i.getAttribute('src')} is ${i.naturalWidth} px wide and shown at ${i.clientWidth}: ` +
-            'what is written in it is too small')"""
+SHOWN = """() => [...document.querySelectorAll('main img')].filter(i => i.clientWidth && i.naturalWidth)
+  .map(i => [i.getAttribute('src'), new URL(i.src).pathname, i.clientWidth/i.naturalWidth])"""
+MOST_SHRUNK = 1.5   # times
+measured = lru_cache(None)(smallest)
+
+
+def too_small(tab, folder):
+    "Pictures that this window shows so small that their letters cannot be read"
+    for name, path, scale in tab.evaluate(SHOWN):
+        file = folder/unquote(path).lstrip('/')
+        letters = measured(file) if file.suffix == '.png' and file.is_file() else None
+        if letters and letters*scale < MIN_LETTERS: yield f'letters in picture {name} are {letters*scale:.1f} px high'
+        elif scale*MOST_SHRUNK < 1: yield f'picture {name} is shown at {scale:.2f} of its size: its writing is too small'
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -61,7 +89,7 @@ def serve(folder):
     return server, f'http://127.0.0.1:{server.server_address[1]}/'
 
 
-def look(tab, base, rel, shots=None):
+def look(tab, base, rel, folder, shots=None):
     "Open one page in every guise; returns complaints, anchors and links"
     bad, own, shared = [], [0], [0]
     def answered(r):
@@ -84,6 +112,8 @@ def look(tab, base, rel, shots=None):
         bad += tab.evaluate((HERE/'answers.js').read_text()) + tab.evaluate(FIRST_SCREEN, 800)
     if rel == 'index.html' and found['words'] > MAX_WORDS:
         bad.append(f'says {found["words"]} words before its commands; at most {MAX_WORDS}')
+    if rel == 'index.html': bad += tab.evaluate(HOME_SCREEN, 800)
+    bad += too_small(tab, folder)
     name = rel[:-5].replace('/', '-')
     for mode in ('light', 'dark'):
         tab.evaluate(SET_THEME, mode == 'dark')
@@ -92,8 +122,9 @@ def look(tab, base, rel, shots=None):
             bad += [f'{mode}: {t}' for t in tab.evaluate((HERE/script).read_text())]
         if shots: tab.screenshot(path=shots/f'{name}-{mode}.png', full_page=True)
     tab.set_viewport_size({'width': 390, 'height': 844})
-    if rel.startswith('results/'): bad += [f'on a phone: {t}' for t in tab.evaluate(FIRST_SCREEN, 844)]
-    bad += tab.evaluate(TOO_WIDE) + [f'on a phone: {t}' for t in tab.evaluate(TOO_SMALL)]
+    if rel.startswith('results/'):
+        bad += [f'on a phone: {t}' for t in tab.evaluate(FIRST_SCREEN, 844)+tab.evaluate(PHONE_TABLE)]
+    bad += tab.evaluate(TOO_WIDE) + [f'on a phone: {t}' for t in too_small(tab, folder)]
     if shots: tab.screenshot(path=shots/f'{name}-narrow.png', full_page=True)
     for size, most, what in ((own[0], MAX_PAGE, 'its pictures'), (own[0]+shared[0], MAX_SHARED, 'all that it loads')):
         if size > most and rel not in HEAVY: bad.append(f'weighs {size/1e6:.2f} MB with {what}')
@@ -112,14 +143,14 @@ def dead(pages, base, folder):
             elif anchor and to in pages and unquote(anchor) not in pages[to][1]: yield rel, f'dead anchor {to}#{anchor}'
 
 
-def look_at(rels, base, browser, shots):
+def look_at(rels, base, browser, folder, shots):
     "Open pages one after the other in a browser of their own; what `look` found of each"
     from playwright.sync_api import sync_playwright
     with sync_playwright() as p:
         chrome = p.chromium.launch(executable_path=browser, args=FLAGS)
         tab = chrome.new_page(reduced_motion='reduce')   # colours are measured, not what lies between two of them
         tab.set_default_timeout(120_000)
-        found = {rel: look(tab, base, rel, shots) for rel in rels}
+        found = {rel: look(tab, base, rel, folder, shots) for rel in rels}
         chrome.close()
     return found
 
@@ -131,7 +162,7 @@ def check(folder=OUT, shots=None):
     server, base = serve(folder)
     rels = sorted(p.relative_to(folder).as_posix() for p in folder.rglob('*.html') if 'site_libs' not in p.parts)
     with ThreadPoolExecutor(2) as pool:
-        halves = [pool.submit(look_at, part, base, browser, shots) for part in (rels[::2], rels[1::2]) if part]
+        halves = [pool.submit(look_at, part, base, browser, folder, shots) for part in (rels[::2], rels[1::2]) if part]
         pages = {rel: found for half in halves for rel, found in half.result().items()}
     server.shutdown()
     return [*((rel, t) for rel in rels for t in pages[rel][0]), *dead(pages, base, folder)]

@@ -30,7 +30,7 @@ function find(query, most = 12) {
   const score = ([page, title, , text]) => {
     const where = [title, page, text].map(s => s.toLowerCase())
     const at = words.map(w => where.findIndex(s => s.includes(w)))
-    return at.includes(-1) ? null : at.reduce((a, b) => a + [0, 1, 4][b], 0) + (where[0] == words.join(' ') ? -1 : 0) - (page == 'Glossary' && where[0] == words.join(' ') ? 1 : 0)
+    return at.includes(-1) ? null : at.reduce((a, b) => a + [0, 1, 4][b], 0) - (where[0] == words.join(' ')) - 9*(page == 'Glossary' && where[0].startsWith(words.join(' ')))
   }
   return SECTIONS.map((row, i) => ({row, i, score: score(row)})).filter(r => r.score !== null).sort((a, b) => a.score - b.score || a.i - b.i).slice(0, most).map(r => r.row)
 }
