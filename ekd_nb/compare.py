@@ -216,6 +216,12 @@ def _ready_folder(folder):
     except OSError as e: raise EKDError(f'folder: cannot write to {folder} ({e.strerror}); expected a folder to write to') from None
     return folder
 
+def _left_text(records, methods):
+    "Roughly how many minutes runs of these methods will take, by those that have ended; '' for less than one"
+    def seconds(rs): return sum(r['wall_s'] for r in rs)/len(rs)
+    left = sum(seconds([r for r in records if r['method']==m] or records) for m in methods)
+    return f'; roughly {left/60:.0f} min left' if left>=60 else ''
+
 def _rehearse(c, methods, seeds, y):
     "Make each Learner that will be needed: what does not fit is refused before the first run"
     for m in methods:
@@ -245,10 +251,10 @@ def compare(
     key = run_key(dls, arch, teachers, epochs, lr, dict(kwargs, loss_func=loss_func))
     c = SimpleNamespace(dls=dls, arch=arch, teachers=teachers, loss=loss_func, epochs=epochs, lr=lr, folder=folder,
                         key=key, kwargs=kwargs)
-    records,n = [],seeds*len(methods)
+    runs,records = [(seed, m) for seed in range(seeds) for m in methods],[]
     _rehearse(c, methods, seeds, y)
-    for seed in range(seeds):
-        for m in methods:
-            records.append(_run(c, m, seed))
-            if log: log(f"{m}, seed {seed}: {records[-1]['test_accuracy']:.1%} ({len(records)} of {n})")
+    for i,(seed,m) in enumerate(runs):
+        records.append(_run(c, m, seed))
+        left = _left_text(records, [m for _,m in runs[i+1:]])
+        if log: log(f"{m}, seed {seed}: {records[-1]['test_accuracy']:.1%} ({i+1} of {len(runs)}){left}")
     return Comparison(records, folder)

@@ -402,3 +402,10 @@ def test_table_and_sentence_are_those_of_the_command():
     def cells(table): return [line.split('|')[2:] for line in table.splitlines() if line.startswith('|')][1:]
     assert cells(mine.table()) == cells(result_table(theirs, ['branched', 'ekd'], 'ekd'))
     assert mine.sentence() == result_sentence(theirs)
+
+
+def test_a_long_comparison_says_how_long_it_will_take():
+    from ekd_nb.compare import _left_text
+    records = [dict(method='labels', wall_s=100.), dict(method='kd', wall_s=140.)]
+    assert _left_text(records, ['ekd', 'labels', 'kd', 'ekd']) == '; roughly 8 min left'   # 120, 100, 140, 120 s
+    assert _left_text(records, []) == _left_text([dict(method='kd', wall_s=2.)], ['ekd']*20) == ''

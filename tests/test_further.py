@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ekd_nb.compare import COMPARED, Comparison
-from ekd_nb.core import EKDError
+from ekd_nb.core import EKDError, add_digest
 from ekd_nb.study.further import FURTHER, further_arrays, load_further
 from ekd_nb.study.problems import TASKS
 
@@ -44,3 +44,26 @@ def test_a_changed_record_is_an_error(tmp_path):
     (tmp_path/'turns.json').write_text(json.dumps(dict(further=1, digest='0')))
     with pytest.raises(EKDError, match='turns: edited after it was written'): load_further(tmp_path)
     assert load_further(tmp_path/'nothing') == {}
+
+
+def test_the_page_fills_itself_in_when_records_come(tmp_path, monkeypatch):
+    "Made-up records of the two problems that have none"
+    import matplotlib
+    from test_results_pages import ROOT, values
+    matplotlib.use('agg')
+    results = ROOT/'results'
+    (tmp_path/'nbs'/'results').mkdir(parents=True)
+    (tmp_path/'results'/'further').mkdir(parents=True)
+    for d in ('suite', 'plans', 'benchmarks'): (tmp_path/'results'/d).symlink_to(results/d)
+    known = load_further(results/'further')
+    for name, task in FURTHER.items():
+        r = known.get(name, dict(known['digits-20'], task=asdict(task), teachers=[.5, .6]))
+        body = {k: v for k, v in r.items() if k != 'digest'}
+        (tmp_path/'results'/'further'/f'{name}.json').write_text(json.dumps(add_digest(json.loads(json.dumps(body)))))
+    monkeypatch.chdir(tmp_path/'nbs'/'results')
+    text = '\n'.join(getattr(v, 'data', '') for v in values(ROOT/'nbs/results/defaults.ipynb') if hasattr(v, 'data'))
+    part = text[text.index('EKD gains over the same student'):]
+    assert 'Not measured' not in part.split('\n')[0] and 'The mean over these 4 problems is +6.5 points' in part
+    rows = [l for l in part.splitlines() if l.startswith(('| `turns`', '| `thirty-24`'))]
+    assert len(rows) == 2 and all('not measured' not in l and '+6.3 ± 2.0' in l for l in rows)
+    assert 'teachers of 50 to 60 %' in part

@@ -119,3 +119,21 @@ def test_jobs_wait_for_teachers_and_stop_in_time(tmp_path):
     assert jobs.next_job(.1) is None           # no time
     assert jobs.next_job(100) == ('run', 'digits-more', 'labels', 0)
     assert jobs.next_job(100) is None
+
+
+def test_what_the_page_says_was_not_tried_was_not_tried():
+    page = (ROOT/'nbs/results/defaults.ipynb').read_text()
+    losses = [c.loss for c in CANDIDATES.values()]
+    forms = {loss.get('hint_error') for loss in losses}
+    assert forms <= {None, 'mse', 'standard', 'cosine'}   # no correlation
+    levers = 'alpha beta gamma tau lam hint_error hint_schedule hint_end projection'   # no gradients, no stages
+    assert {k for loss in losses for k in loss} <= set(levers.split())
+    for idea in ('correlation', 'the ratio of gradients', 'several stages', 'statistics of the first epoch'):
+        assert idea in page, idea
+    records = load_suite(ROOT/'results/suite')
+    for c in ('std-10-fade-mlp', 'std-10-fade-g1'): assert len({r['task'] for r in records if r['candidate'] == c}) == 1
+
+
+def test_the_hints_cost_at_most_five_percent_of_a_step():
+    cost = json.loads((ROOT/'results/benchmarks/hints-cpu.json').read_text())
+    assert cost['steps'] and all(o['default']['to_mse']['median'] <= 1.05 for o in cost['steps'].values())

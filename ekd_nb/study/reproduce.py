@@ -20,7 +20,7 @@ import torch
 from ..arrays import load_images
 from ..core import EKDError, expect
 from ..pretrained import pretrained_manifests
-from .estimate import duration_text, estimate
+from .estimate import crowding, duration_text, estimate, side_by_side
 from .grid import BACKENDS, EveryMinute, GridConfig, check_jobs, make_job, pending_jobs, run_grid
 from .methods import DEFAULT_METHOD, MAIN_METHODS, METHODS, method
 from .protocols import (PRESETS, PROTOCOLS, Protocol, protocol, student_epochs, teacher_epochs,
@@ -186,6 +186,7 @@ def _teacher_text(p, jobs, arrays):
 def _seconds(p, left, arrays, config, n_jobs):
     "Roughly how long the jobs take here"
     j,device = left[0],torch.device(config.device)
+    begin = min(time.process_time(), 20.) if n_jobs>1 else 0.   # each process imports as this one did
     rows,valid_idxs = training_rows(p, arrays.y_train, j.seed, j.fraction, arrays.classes)
     missing = _missing_teachers(p, left, arrays, config)
     fraction = 1. if missing and missing[0].teacher_data=='full' else j.fraction
@@ -193,9 +194,9 @@ def _seconds(p, left, arrays, config, n_jobs):
     p = replace(p, epochs=student_epochs(p, j.fraction), teacher_epochs=teacher_epochs(p, fraction))
     names = list(dict.fromkeys(o.method for o in left))
     teach,students = estimate(p, names, arrays, rows, valid_idxs, device, seen, config.threads)
-    begin = min(time.process_time(), 20.) if n_jobs>1 else 0.   # each process imports and warms up as this one did
-    rounds = -(-len(missing)*len(p.teachers)//n_jobs)   # of teachers; students begin when all are ready
-    return begin + rounds*teach/len(p.teachers) + students*len(left)/len(names)/n_jobs
+    slower = crowding(n_jobs) if device.type=='cpu' else 1.
+    n_teachers = len(missing)*len(p.teachers)
+    return side_by_side(teach/len(p.teachers), students/len(names), n_teachers, len(left), n_jobs, begin, slower)
 
 def _announce(p, jobs, left, config, arrays, n_jobs, log):
     "Log what will be done, and roughly how long it takes here"

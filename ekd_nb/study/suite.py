@@ -87,6 +87,7 @@ def estimate_seconds(self:Jobs, task, c)->float: # seconds
     images = (task.per_class or 450)*(100 if task.data=='cifar100' else 10)
     return 2+SECONDS_PER_STEP*_relative_cost(task, c)*images/task.bs
 
+# %% ../../nbs/study/06_suite.ipynb #9a17c0d2
 @patch
 def is_free(self:Jobs, task, c, seed):
     "Is it to be run, and has no process begun or ended it?"
