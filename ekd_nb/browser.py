@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Tracer
 
-from .core import (EKDError, add_digest, digest_matches, expect, first_line, probe_images, same_answers,
-                         tensor_digest, write_atomic, write_json)
+from .core import (EKDError, add_digest, as_path, check_probe, digest_matches, errors_of, expect, first_line,
+                         probe_answers, probe_images, same_answers, tensor_digest, write_atomic, write_json)
 from .fold import fold_batchnorm
 from .models import ZeroPadShortcut
 from .student import BranchedStudent
@@ -49,13 +49,19 @@ def _compute(op, weights, x, *others):
     if op['op']=='keep': return x
     raise EKDError(f"graph: got the operation {op['op']!r}, expected conv, relu, add, widen, pool, linear or keep")
 
+def _check_graph(graph): expect(isinstance(graph, NetworkGraph), 'graph', type(graph).__name__, 'a NetworkGraph of network_graph')
+
 def run_graph(
     graph:NetworkGraph,
     x:Tensor, # normalised images [B,channels,H,W]
 )->Tensor: # branch logits [N,B,C]; their mean is the prediction
     "Compute what a program that reads the graph computes"
+    _check_graph(graph)
+    ok = isinstance(x, Tensor) and x.ndim==4 and x.is_floating_point() and x.numel()>0
+    expect(ok, 'x', list(x.shape) if isinstance(x, Tensor) else type(x).__name__, 'images, float [B,channels,H,W], at least one')
     values = {0: x.as_subclass(Tensor)}
-    for op in graph.ops: values[op['y']] = _compute(op, graph.weights, *[values[i] for i in op['x']])
+    with errors_of('x', 'the graph', f' for {list(x.shape)}'):
+        for op in graph.ops: values[op['y']] = _compute(op, graph.weights, *[values[i] for i in op['x']])
     return torch.stack([values[i] for i in graph.branches])
 
 # %% ../nbs/16_browser.ipynb #28cdf0bd
@@ -151,30 +157,48 @@ def network_graph(
 # %% ../nbs/16_browser.ipynb #60b4c0c9
 def _weights_digest(weights): return tensor_digest({'weights': torch.from_numpy(weights.astype('<f2'))})
 
+# %% ../nbs/16_browser.ipynb #110a016d
+#: entries of the JSON that only the graph decides
+_OWN = 'schema ops branches n_weights weights_digest probe digest'.split()
+
+def _probe(graph):
+    "What the graph computes for two random images"
+    return probe_answers(lambda x: run_graph(graph, x), (next(o['n_in'] for o in graph.ops if 'n_in' in o), 32, 32))
+
 def save_graph(
     graph:NetworkGraph,
     path, # `….json`; the weights go to `….bin` beside it
     **about, # anything else for the JSON
 )->Path: # of the JSON
     "Write operations and weights"
-    path = Path(path)
+    path = as_path(path)
+    _check_graph(graph)
     expect(path.suffix=='.json', 'path', str(path), 'a name that ends in .json')
-    write_atomic(path.with_suffix('.bin'), lambda p: p.write_bytes(graph.weights.astype('<f2').tobytes()))
+    for k in _OWN: expect(k not in about, k, about.get(k), 'no such argument: it is read off the graph')
     content = dict(schema=1, ops=graph.ops, branches=graph.branches, n_weights=len(graph.weights),
-                   weights_digest=_weights_digest(graph.weights), **about)
-    return write_json(path, add_digest(content))
+                   weights_digest=_weights_digest(graph.weights), probe=_probe(graph), **about)
+    try:
+        content = add_digest(content)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path.with_suffix('.bin'), lambda p: p.write_bytes(graph.weights.astype('<f2').tobytes()))
+        return write_json(path, content)
+    except (OSError, TypeError, ValueError) as e: raise EKDError(f'path: cannot write {path} ({e})') from None
 
+# %% ../nbs/16_browser.ipynb #07d9f36c
 def load_graph(
     path, # of the JSON
 )->NetworkGraph:
     "Read what `save_graph` wrote"
+    path = as_path(path)
     try:
-        content = json.loads(Path(path).read_text())
-        weights = np.frombuffer(Path(path).with_suffix('.bin').read_bytes(), '<f2')
+        content = json.loads(path.read_text())
+        weights = np.frombuffer(path.with_suffix('.bin').read_bytes(), '<f2')
     except (OSError, ValueError) as e:
         raise EKDError(f'path: {path} cannot be read ({first_line(e)}); expected a file of save_graph') from None
     expect(digest_matches(content), 'path', str(path), 'a file as save_graph wrote it: its digest does not match')
     expect(len(weights)==content['n_weights'], 'path', f'{len(weights)} weights', f"{content['n_weights']} beside {path}")
     same = content.get('weights_digest') in (None, _weights_digest(weights))   # files of before have none
-    expect(same, 'path', str(Path(path).with_suffix('.bin')), f'the weights that belong to {path}')
-    return NetworkGraph(content['ops'], content['branches'], weights)
+    expect(same, 'path', str(path.with_suffix('.bin')), f'the weights that belong to {path}')
+    graph = NetworkGraph(content['ops'], content['branches'], weights)
+    check_probe(content.get('probe'), lambda x: run_graph(graph, x), f'the graph in {path}')
+    return graph

@@ -298,7 +298,9 @@ class ScheduleLoss(Callback):
     def before_batch(self): self.distill_loss.follow_schedules(self.learn.pct_train)
 
 # %% ../nbs/08_callbacks.ipynb #59c9bfa1
-CARRIED = 'MixHandler UnlabeledImages GradientClip GradientAccumulation MixedPrecision'.split()   # names of classes
+#: names of classes
+CARRIED = '''MixHandler UnlabeledImages GradientClip GradientAccumulation MixedPrecision NonNativeMixedPrecision
+    ChannelsLast BnFreeze TerminateOnNaNCallback MCDropoutCallback ShortEpochCallback CompileCallback'''.split()
 
 def is_carried(
     cb, # a callback

@@ -22,7 +22,9 @@ from fastai.torch_core import get_model as unwrap_model, is_listy, num_distrib, 
 from fastcore.basics import patch
 
 from .watch import is_training_fit
-from .core import EKDError, expect, first_line, write_atomic
+from .core import (EKDError, as_path, check_probe, eval_mode, expect, first_line, probe_answers, short_digest,
+                         write_atomic)
+from .loaders import image_names
 from .memo import load_memo, save_memo
 try: import fcntl
 except ImportError: fcntl = None   # Windows has no such locks
@@ -151,6 +153,24 @@ def _load_scaler(learn, s):
     if getattr(learn, 'scaler', None) is not None: learn.scaler.load_state_dict(s)
 
 # %% ../nbs/09_checkpoint.ipynb #524ab5d1
+def _read_answers(learn):
+    "What the network answers to two random images; None where it cannot be found out"
+    size = getattr(getattr(learn, 'checkpoint', None), 'image_size', None)
+    try: return probe_answers(_plain_call(learn), size) if size else None
+    except Exception: return None   # of any kind: a network need not take random images
+
+def _check_answers(learn, s):
+    "Refuse to continue with another network, even if its weights have the same names and shapes"
+    what = f'folder: the network of this Learner with the weights in {learn.checkpoint.folder}'
+    check_probe(s, _plain_call(learn), what, tol=.01)   # it may be another device
+
+def _plain_call(learn):
+    "The network in evaluation mode, without `torch.compile`; images go to its device"
+    model = unwrap_model(learn.model)
+    def run(x):
+        with eval_mode(model): return model._call_impl(x.to(one_param(model)))
+    return run
+
 def _load_opt(learn, s): learn.opt.load_state_dict(to_device(s, one_param(learn.model).device))
 def _load_epoch(learn, s): learn.dls.train.epoch = s
 
@@ -161,6 +181,7 @@ class Part(NamedTuple):
 
 PARTS = dict(
     model=Part(lambda l: unwrap_model(l.model).state_dict(), lambda l, s: unwrap_model(l.model).load_state_dict(s)),
+    answers=Part(_read_answers, _check_answers),   # after the weights
     opt=Part(lambda l: l.opt.state_dict(), _load_opt),
     train_iter=Part(lambda l: l.train_iter, lambda l, s: setattr(l, 'train_iter', s)),
     recorder=Part(_read_recorder, _load_recorder),
@@ -180,9 +201,11 @@ class Checkpoint(Callback):
         keep:int=2, # how many checkpoints to keep
         memo_bytes:int=2**28, # a cache of teacher outputs is saved beside them if it is no larger; 0: never
     ):
-        expect(keep>=1, 'keep', keep, 'at least 1 checkpoint to keep')
-        self.folder,self.keep,self.memo_bytes = Path(folder).absolute(),keep,memo_bytes
+        expect(type(keep) is int and keep>=1, 'keep', keep, 'at least 1 checkpoint to keep')
+        expect(type(memo_bytes) is int and memo_bytes>=0, 'memo_bytes', memo_bytes, 'a number of bytes, 0 or more')
+        self.folder,self.keep,self.memo_bytes = as_path(folder, 'folder').absolute(),keep,memo_bytes
         self.n_fit,self._misses = -1,None   # fits of this Learner so far; misses of the cache when it was saved
+        self.image_size = None              # of an image that it trains on: (channels, height, width)
         self._begin()
 
     def _begin(self):
@@ -238,6 +261,9 @@ def _check(self:Checkpoint, path, s):
     if ranks!=here:
         raise EKDError(f'folder: {path} belongs to a run of {ranks} processes, this one has {here}; start as many or choose another folder')
     if s['data']!=self._data(): raise EKDError(f'folder: {path} belongs to a run on other data; choose another folder')
+    if s.get('images', rows := _images_digest(self.learn.dls))!=rows:   # files of before have none
+        raise EKDError(f'folder: {path} belongs to a run on other training images of these data; with this split, images that it '
+                       'was trained on could be validation images; choose another folder, or split with a fixed seed')
     def shapes(state): return {k: list(v.shape) for k,v in state.items()}
     now,saved = shapes(unwrap_model(self.learn.model).state_dict()),shapes(s['model'])
     if saved==now: return
@@ -247,6 +273,13 @@ def _check(self:Checkpoint, path, s):
 
 @patch
 def _data(self:Checkpoint): return str(getattr(self.learn.dls, 'data_fingerprint', ''))
+
+# %% ../nbs/09_checkpoint.ipynb #95d78c47
+def _images_digest(dls):
+    "Digest of the training images by row, index or the end of their path; None where they have no names"
+    names = image_names(dls.train)
+    def short(o): return '/'.join(Path(o).parts[-3:]) if isinstance(o, str) else str(o)
+    return None if names is None else short_digest(sorted(short(o) for _,o in names))
 
 # %% ../nbs/09_checkpoint.ipynb #dec0c9b0
 @patch(as_prop=True)
@@ -289,7 +322,7 @@ def _save(self:Checkpoint):
     rngs = gather_objects(rng_state(self.learn.dls.train))
     if rank_distrib(): return
     s = dict(fit=self.n_fit, epoch=epoch, n_epoch=self.learn.n_epoch, stopped=self.stopped, data=self._data())
-    s |= dict(rng=rngs[0], other_rngs=rngs[1:])
+    s |= dict(rng=rngs[0], other_rngs=rngs[1:], images=_images_digest(self.learn.dls))
     s |= {k: v for k,v in ((k, p.read(self.learn)) for k,p in PARTS.items()) if v is not None}
     out = io.BytesIO()
     torch.save(to_plain_types(s), out)
@@ -336,6 +369,11 @@ def before_epoch(self:Checkpoint):
     raise CancelEpochException
 
 # %% ../nbs/09_checkpoint.ipynb #0122008e
+@patch
+def before_batch(self:Checkpoint):
+    x = self.learn.xb[0] if len(self.learn.xb)==1 else None
+    self.image_size = tuple(x.shape[1:]) if isinstance(x, Tensor) and x.ndim==4 else None
+
 @patch
 def after_epoch(self:Checkpoint):
     if is_training_fit(self.learn) and self.learn.epoch>=self.start_epoch: self.complete = self.learn.epoch

@@ -6,9 +6,9 @@ Docs: https://ekd-nb.github.io/ekd_nb/core.html.md"""
 
 # %% auto #0
 __all__ = ['EKDError', 'expect', 'as_path', 'first_line', 'errors_of', 'eval_mode', 'upcast', 'lost_by_rounding',
-           'output_distance', 'probe_images', 'same_answers', 'write_atomic', 'write_json', 'sha256_file',
-           'short_digest', 'tensor_digest', 'tensor_bytes', 'weights_digest', 'add_digest', 'digest_matches',
-           'library_versions']
+           'output_distance', 'probe_images', 'same_answers', 'probe_answers', 'check_probe', 'write_atomic',
+           'write_json', 'sha256_file', 'short_digest', 'tensor_digest', 'tensor_bytes', 'weights_digest', 'add_digest',
+           'digest_matches', 'library_versions']
 
 # %% ../nbs/00_core.ipynb #fceb9571
 import hashlib, json, os, platform
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
+import numpy as np, torch
 from torch import Tensor, nn
 
 # %% ../nbs/00_core.ipynb #93de36c0
@@ -135,8 +135,9 @@ def probe_images(
     *sides:int, # height and width
     n:int=2, # images
 )->Tensor: # [n,channels,*sides]
-    "The same random images at every call, without use of the global random numbers"
-    return torch.randn(n, channels, *sides, generator=torch.Generator().manual_seed(0), device='cpu')
+    "The same random images at every call and with every version of PyTorch, without use of the global random numbers"
+    x = np.random.RandomState(0).standard_normal((n, channels, *sides))   # its numbers never change
+    return torch.from_numpy(x).float()
 
 # %% ../nbs/00_core.ipynb #1442e9f8
 def same_answers(
@@ -149,10 +150,47 @@ def same_answers(
     "Compare `a` and `b` on a probe; raise `EKDError` if they compute something else"
     x = x if isinstance(x, tuple) else (x,)
     networks = [m for m in (a, b) if isinstance(m, nn.Module)]
-    with torch.no_grad(), eval_mode(*networks): far = output_distance(a(*x), b(*x))
+    shapes = ', '.join(str(list(getattr(o, 'shape', [type(o).__name__]))) for o in x)
+    with torch.no_grad(), eval_mode(*networks), errors_of('x', what, f' for {shapes}'):
+        far = output_distance(a(*x), b(*x))
     off = f'outputs differ by {far:.2g} of their size on {len(x[0])} images'
     if far>tol: raise EKDError(f'{what} computes something else: {off}, expected at most {tol:g}')
     return far
+
+# %% ../nbs/00_core.ipynb #d4eec734
+def _answers(f, size, n):
+    "Random images, and what a network or function makes of them: a list of flat tensors"
+    x,networks = probe_images(*size, n=n),[m for m in (f,) if isinstance(m, nn.Module)]
+    p = next((p for m in networks for p in m.parameters() if p.is_floating_point()), x)
+    x = x.to(p.device, p.dtype)
+    with torch.no_grad(), eval_mode(*networks): return x,[t.detach().float().cpu().flatten() for t in _tensors(f(x))]
+
+def probe_answers(
+    f, # a network, or a function of images
+    size, # of an image: (channels, height, width)
+    n:int=2, # images
+)->dict: # JSON values
+    "What a network answers to a few random images, to be kept in its file"
+    outputs = [' '.join(f'{v:.7g}' for v in t.tolist()) for t in _answers(f, size, n)[1]]
+    return dict(size=list(map(int, size)), n=n, outputs=outputs)
+
+# %% ../nbs/00_core.ipynb #48aa8c4d
+def check_probe(
+    probe, # from `probe_answers`; None for a file without one
+    f, # the network or function that was read
+    what:str='the network', # for the message
+    tol:float=1e-3, # largest distance that counts as rounding, see `output_distance`
+):
+    "Refuse a network that answers the images of its file otherwise than it did when it was saved"
+    if probe is None: return
+    try: size,n,kept = probe['size'],probe['n'],[torch.tensor([float(v) for v in t.split()]) for t in probe['outputs']]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise EKDError(f'{what}: the probe in its file is damaged, expected what probe_answers made') from None
+    try: x,now = _answers(f, size, n)
+    except Exception as e:   # of any kind: the network need not be ours
+        why = (str(e).strip().splitlines() or [type(e).__name__])[0]
+        raise EKDError(f'{what} cannot process the images {size} that it was saved with ({why})') from None
+    same_answers(lambda x: kept, lambda x: now, x, f'{what}, compared with what it answered when it was saved,', tol)
 
 # %% ../nbs/00_core.ipynb #a1c0500c
 def write_atomic(

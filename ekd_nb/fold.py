@@ -18,7 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from fastai.torch_core import one_param
 
 from .branches import Fusion
-from .core import EKDError, expect, first_line, probe_images, same_answers
+from .core import EKDError, eval_mode, expect, first_line, probe_images, same_answers
 from .grouped import GroupedLayer
 from .student import BranchedStudent
 
@@ -82,6 +82,7 @@ def probe_inputs(
     model:nn.Module, # any image classifier
 )->Tensor: # two images [2,channels,side,side] on the network's device
     "Random images of a size that `model` accepts, to compare it with a changed copy"
+    expect(isinstance(model, nn.Module), 'model', type(model).__name__, 'a network')
     first,p = next((m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))), None),one_param(model)
     sizes = [(getattr(first, 'in_channels', 3), s, s) for s in (32, 64, 224)]
     if isinstance(model, BranchedStudent): sizes.insert(0, model.image_size)
@@ -89,9 +90,9 @@ def probe_inputs(
     for size in sizes:
         x = probe_images(*size).to(p)
         try:
-            same_answers(model, model, x, type(model).__name__)
+            with torch.no_grad(), eval_mode(model): model(x)
             return x
-        except RuntimeError: pass
+        except Exception: pass   # of any kind: the network need not be ours
     raise EKDError(f'x: {type(model).__name__} accepts no images of {", ".join(str(s[-1]) for s in sizes)} pixels, '
                    'expected a batch to compare on')
 
@@ -116,6 +117,7 @@ class FusedStudent(nn.Module):
         student:BranchedStudent, # its branches must be of one shape, see `group_branches`
     ):
         super().__init__()
+        expect(isinstance(student, BranchedStudent), 'student', type(student).__name__, 'a BranchedStudent')
         copied = copy.deepcopy(student).eval()
         copied.grouped,copied.projections = True,None
         stack = copied.__dict__['_grouped_branches']

@@ -15,7 +15,8 @@ from pathlib import Path
 from torch import nn
 
 from .core import EKDError, expect
-from .deploy import load_student, model_card, save_student
+from .card import model_card
+from .deploy import load_student, save_student
 from .teacher_files import load_teacher, manifest_path, read_manifest, save_teacher
 
 # %% ../nbs/16_hub.ipynb #ae40b4a0
@@ -45,6 +46,10 @@ def _push(api, repo, folder, private):
         raise EKDError(f'repo: cannot write to {repo} ({first_line(e)}); expected a repository of yours, and a connection') from None
     return str(url)
 
+def _refuse(given, wanted):
+    "Refuse arguments that would be passed over"
+    for k,v in given.items(): expect(v is None, k, v, wanted)
+
 # %% ../nbs/16_hub.ipynb #6a0cff33
 _META = '---\nlibrary_name: ekd_nb\npipeline_tag: image-classification\n'
 _USE = 'from ekd_nb.hub import from_hub\nmodel = from_hub({!r})'
@@ -58,6 +63,7 @@ def push_student_hub(
 )->str: # address of the repository
     "Save a student and upload it with its model card"
     api = _api(repo, token)
+    _refuse({k: kwargs[k] for k in ('folder', 'name') if k in kwargs}, 'none: the repository has its own names')
     with tempfile.TemporaryDirectory() as folder:
         path = save_student(source, folder, **kwargs)
         card = model_card(read_manifest(path), repo.split('/')[1], _USE.format(repo))
@@ -113,6 +119,8 @@ def push_teacher_hub(
 )->str: # address of the repository
     "Save a teacher and upload it with its model card"
     api,saved = _api(repo, token),isinstance(source, (str, Path))
+    if saved: _refuse(kwargs, f'none: {source} is saved already, with its manifest')
+    _refuse({k: kwargs[k] for k in ('path',) if k in kwargs}, 'none: the repository has its own names')
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)/'teacher.safetensors'
         if saved:
@@ -141,8 +149,13 @@ def from_hub(
 )->nn.Module: # in evaluation mode, with its `.manifest`
     "Load a student or a teacher from the Hub, as its manifest describes it"
     local = isinstance(repo, (str, Path)) and repo!='' and Path(repo).is_dir()
+    if local: _refuse(dict(revision=revision, token=token), f'none: {repo} is a folder of this machine')
     folder = Path(repo) if local else _download(repo, revision, token)
-    if (path := folder/'student.safetensors').is_file(): return load_student(path, student)
-    if (path := folder/'teacher.safetensors').is_file(): return load_teacher(path, builder)
+    if (path := folder/'student.safetensors').is_file():
+        _refuse(dict(builder=builder), f'none: {repo} holds a student')
+        return load_student(path, student)
+    if (path := folder/'teacher.safetensors').is_file():
+        _refuse(dict(student=student), f'none: {repo} holds a teacher')
+        return load_teacher(path, builder)
     wanted = 'student.safetensors or teacher.safetensors, as push_student_hub and push_teacher_hub write them'
     raise EKDError(f'repo: {repo} holds neither, expected {wanted}')

@@ -10,29 +10,26 @@ __all__ = ['check_arguments', 'teacher_learner', 'add_default_cbs', 'make_studen
 
 # %% ../nbs/12_learner.ipynb #09ada9cb
 import copy, difflib, inspect, warnings
-from functools import partial
 from numbers import Integral
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from fastcore.basics import defaults, listify, patch
 from fastcore.meta import delegates
 from torch import nn
-from fastai.learner import Learner, load_learner
+from fastai.learner import Learner
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
 from fastai.metrics import accuracy, accuracy_multi
 import fastai.callback.schedule
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
 from fastai.data.core import DataLoaders
-from fastai.torch_core import get_model as unwrap_model, no_random, one_param
+from fastai.torch_core import get_model as unwrap_model
 
-from .core import EKDError, as_path, errors_of, eval_mode, expect, first_line, same_answers, write_atomic
+from .core import EKDError, errors_of, eval_mode, expect
 from .callbacks import (BranchAccuracy, BranchLogitsHook, DistillCallback, LossTermRecorder, ScheduleLoss,
                               TrainingMetrics, ValidationRecord, detached_copy, is_carried, loss_columns)
-from .data import ViewLoader
-from .loaders import PlainLoaders, exportable, n_batches
+from .loaders import exportable
 from .distributed import DistributedSync
 from .hint_layers import HintLayers, LayerProjections, hint_layer_cbs, layer_projections, noted_maps
 from .losses import as_distill_loss
@@ -42,9 +39,13 @@ from .preflight import (Preflight, check_classes, check_match, check_network, ch
 
 # %% ../nbs/12_learner.ipynb #40629e84
 import ekd_nb.student_picture   # adds `draw` to students
+from .saved_learner import SavedAnswers, export_learner
 from .student import BranchedStudent, branch_indices, branched_student
 from .targets import resolve_assignment
 from .watch import ReadErrors, StopOnNonFinite, WarnDeadBranch, WarnHintsDominate
+
+# %% ../nbs/12_learner.ipynb #78c74705
+_all_ = ['export_learner']
 
 # %% ../nbs/12_learner.ipynb #7beb2e3d
 def check_arguments(
@@ -299,60 +300,24 @@ def ekd_learner(
     metrics = _tried_metrics(student, found, loss, metrics, splitter, kwargs) + ekd_columns(student, loss, cbs)
     return Learner(exportable(dls), student, loss_func=loss, metrics=metrics, cbs=cbs, splitter=splitter, **kwargs)
 
-# %% ../nbs/12_learner.ipynb #967e7553
-def _some_items(dls, n=2):
-    "Images of the training data as they are before all transforms"
-    if isinstance(dls, PlainLoaders): return list(first_batch(dls, None)[0][:n])
-    ds = dls.train.dataset
-    if isinstance(dls.train, ViewLoader): return ds.store.x[ds.rows[:n]].cpu().numpy()
-    return getattr(dls.train, 'items', [])[:n]
-
-def _predicted(learn, items):
-    "Predictions for items, through all transforms"
-    with learn.no_bar(), learn.no_logging(): return learn.get_preds(dl=learn.dls.test_dl(items))[0]
-
-def _compare_exported(learn, again, what):
-    "Refuse a copy of a Learner whose network or whose transforms give other answers"
-    with no_random(): x,items = first_batch(learn.dls, None)[0][:8],_some_items(learn.dls)
-    same_answers(learn.model, again.model, x.as_subclass(torch.Tensor).to(one_param(learn.model).device), what)
-    try: mine = _predicted(learn, items)
-    except Exception: return   # these data have no loader for new items
-    if not torch.equal(mine, _predicted(learn, items)): return   # transforms that draw random numbers
-    same_answers(lambda items: mine, partial(_predicted, again), items, what)
-
-def _export_and_compare(learn, path, part):
-    "Write the temporary file `part`, read it back, and compare"
-    dls,opt = learn.dls,learn.opt
-    try:
-        learn.export(part)
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')   # the file is our own
-            again = load_learner(part, cpu=one_param(learn.model).device.type=='cpu')
-    finally: learn.dls,learn.opt = dls,opt
-    if n_batches(dls.train): _compare_exported(learn, again, f'the Learner read back from {path}')
-
-# %% ../nbs/12_learner.ipynb #79f6ad9a
-def export_learner(
-    learn:Learner, # trained
-    path, # of the file, `….pkl`
-)->Path:
-    "Write fastai's `learn.export`, read it back, and compare the predictions"
-    expect(isinstance(learn, Learner), 'learn', type(learn).__name__, 'a Learner')
-    path = as_path(path).absolute()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return write_atomic(path, partial(_export_and_compare, learn, path))
-    except EKDError: raise
-    except Exception as e:   # of any kind: a Learner holds functions of the caller
-        raise EKDError(f'path: the Learner cannot be written to {path} and read ({first_line(e)}); expected a place to write to, '
-                       'and nothing in the Learner that pickle cannot store') from e
-
 # %% ../nbs/12_learner.ipynb #37998b80
+#: callbacks that only watch; one that was removed is not put back
+_WATCHERS = ReadErrors,StopOnNonFinite,WarnDeadBranch,WarnHintsDominate
+
+def _like(learn, cb):
+    "The callback of this kind in a Learner, with its settings; None where there is none"
+    return next((c for c in learn.cbs if isinstance(c, type(cb))), None)
+
+def _with_settings(learn, cb):
+    "A new callback, or a copy of that of the Learner where this one has settings or is of a class of the caller"
+    old = _like(learn, cb)
+    plain = old is None or type(old) is type(cb) and '__init__' not in vars(type(cb))
+    return cb if plain else detached_copy(old)
+
 def _carried(learn, ours):
     "Copies of the caller's callbacks that change a batch or a step; a warning names the others"
-    known = {type(c) for c in ours} | {HintLayers, DistillCallback, ProgressCallback}
-    known |= set(map(_class_of, defaults.callbacks))
-    own = [c for c in learn.cbs if type(c) not in known]
+    known = {HintLayers, DistillCallback, ProgressCallback, SavedAnswers, *map(_class_of, defaults.callbacks)}
+    own = [c for c in learn.cbs if type(c) not in known and not any(isinstance(c, type(o)) for o in ours)]
     left = ', '.join(type(c).__name__ for c in own if not is_carried(c))
     if left: warnings.warn(f'keep: the new Learner has no {left}; add them to it with add_cb')
     return [detached_copy(c) for c in own if is_carried(c)]
@@ -377,9 +342,13 @@ def keep(self:Learner,
         loss.assign = [assign[i] for i in idx]
     found = Preflight(None, None, None, distill and distill.teachers, distill and distill.probe)
     cbs = ekd_callbacks(None, found, distill.memo if distill else False) + hint_layer_cbs(kept)
+    cbs = [_with_settings(self, c) for c in cbs if not isinstance(c, _WATCHERS) or _like(self, c)]
     ours = {m.name for m in ekd_columns(student, loss, cbs)}
     metrics = [m for m in self.metrics if m.name not in ours] + ekd_columns(kept, loss, cbs)
     cbs += _carried(self, cbs)
     settings = 'lr opt_func splitter path model_dir wd wd_bn_bias train_bn moms'.split()
     same = {k: getattr(self, k) for k in settings}
-    return Learner(self.dls, kept, loss_func=loss, metrics=metrics, cbs=cbs, **same)
+    new = Learner(self.dls, kept, loss_func=loss, metrics=metrics, cbs=cbs, **same)
+    for k in ('add_time', 'train_metrics', 'valid_metrics'):
+        if hasattr(self, 'recorder') and hasattr(new, 'recorder'): setattr(new.recorder, k, getattr(self.recorder, k))
+    return new

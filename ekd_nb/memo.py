@@ -40,8 +40,7 @@ def free_memory(
     device='cpu', # where the table will be
 )->int: # bytes; a very large number where it cannot be found out
     "Memory that is free on `device`"
-    device = torch.device(device)
-    if device.type=='cuda': return torch.cuda.mem_get_info(device)[0]
+    if (device := torch.device(device)).type=='cuda': return torch.cuda.mem_get_info(device)[0]
     frees = [2**62]
     try: lines = Path('/proc/meminfo').read_text().splitlines()
     except OSError: lines = []
@@ -132,7 +131,7 @@ class TeacherMemo:
         self.index = ViewIndex(images, views, n_views)
         self.table,self.shapes,self.precision = None,None,None
         self.hits,self.misses = 0,0
-        self.disabled,self.checked = False,False
+        self.disabled,self.checked,self.unread = False,False,None   # the last: its file, until its numbers are compared
 
 # %% ../nbs/06_memo.ipynb #bfd29a0e
 @patch(as_prop=True)
@@ -259,6 +258,9 @@ def __call__(self:TeacherMemo,
     rows = self.index.rows(key.idx)
     slots = self.index.slots(rows, key.view)
     miss,hit = (slots<0).nonzero()[:,0],(slots>=0).nonzero()[:,0]   # positions, known on the CPU: a GPU need not count
+    if self.unread and len(few := hit[:8]):
+        cached,path,self.unread = self._unpack(_to(self._read(rows[few], slots[few]), x)),self.unread,None
+        self.teachers.check_cached(cached, x.index_select(0, _to(few, x)), f'memo: the outputs in {path}')
     self.hits,self.misses = self.hits+len(hit),self.misses+len(miss)
     if not len(miss): return self._unpack(_to(self._read(rows, slots), x))
     out = self.teachers(x.index_select(0, _to(miss, x)) if len(hit) else x)
@@ -333,8 +335,7 @@ def check_memo(
 
 # %% ../nbs/06_memo.ipynb #58f39185
 _PARTS = dict(data='the data', teachers='the teachers', views='the views', format='the file format',
-              features='the cached features',
-              dtype='the number format', n_views='the views per image')
+              features='the cached features', dtype='the number format', n_views='the views per image')
 
 def _identity(memo):
     return dict(format='ekd_nb.memo.1', data=memo.fingerprint, teachers=memo.teachers.fingerprint(),
@@ -350,10 +351,9 @@ def save_memo(
     tensors = dict(table=memo.table.cpu(), slot_of=memo.view_to_slot, used=memo.n_filled, images=memo.images)
     shapes = json.dumps([*memo.shapes[:2], [list(s) for s in memo.shapes[2]]])
     try:
-        precision = memo.precision or 'float32'
-        meta = dict(_identity(memo), shapes=shapes, precision=precision, sha256=tensor_digest(tensors))
+        kept = dict(shapes=shapes, precision=memo.precision or 'float32', sha256=tensor_digest(tensors))
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        return write_atomic(path, lambda p: save_file(tensors, str(p), metadata=meta))
+        return write_atomic(path, lambda p: save_file(tensors, str(p), metadata=_identity(memo)|kept))
     except (OSError, TypeError, RuntimeError, SafetensorError) as e:
         raise EKDError(f'memo: {path} could not be written ({first_line(e)}), expected a place to write to; '
                        'training goes on with the memo in memory') from None
@@ -392,5 +392,5 @@ def load_memo(
         raise EKDError(f'memo: {path} is damaged (its shapes cannot be read); delete it and fill a new memo') from None
     memo.shapes,memo.precision = (n_t, n_c, [torch.Size(s) for s in fs]),meta.get('precision', 'float32')
     memo.index.view_to_slot,memo.index.n_filled = tensors['slot_of'],tensors['used']
-    memo.table = tensors['table'].to(memo.device)
+    memo.table,memo.unread = tensors['table'].to(memo.device),path
     return memo

@@ -6,7 +6,8 @@ Docs: https://ekd-nb.github.io/ekd_nb/preflight.html.md"""
 
 # %% auto #0
 __all__ = ['first_batch', 'data_classes', 'describe', 'check_classes', 'Preflight', 'log_line', 'ready_teachers', 'preflight',
-           'probe_student', 'check_network', 'check_single_images', 'check_match', 'dry_run', 'check_parts']
+           'warn_shared', 'probe_student', 'check_network', 'check_single_images', 'check_match', 'dry_run',
+           'check_parts']
 
 # %% ../nbs/11_preflight.ipynb #6f8131cf
 import sys, warnings
@@ -24,7 +25,7 @@ from fastai.torch_core import one_param, to_device, trainable_params
 from fastcore.basics import listify
 
 from .core import EKDError, errors_of, eval_mode, expect, first_line
-from .loaders import batch_errors, last_batch_size, n_batches, n_items, named_files
+from .loaders import batch_errors, last_batch_size, n_batches, n_items, named_files, shared_images
 from .losses import DistillLoss, FunctionLoss
 from .hint_layers import check_hints
 import ekd_nb.judge   # gives a `TeacherEnsemble` its `match` and `judge`
@@ -211,7 +212,18 @@ def preflight(
     n_out = check_classes(n_out or default_n_out, y)
     w = loss.class_weights
     if w is not None and len(w)!=n_out: raise EKDError(f'weight: got {len(w)} class weights, expected one for each of the {n_out} classes')
+    warn_shared(dls)
     return Preflight(x, y, n_out, teachers, probe, layers)
+
+# %% ../nbs/11_preflight.ipynb #8d91ac77
+def warn_shared(
+    dls:DataLoaders, # the data
+):
+    "Warn of validation images that are trained on"
+    if len(getattr(dls, 'loaders', ()))<2: return
+    both,n = shared_images(dls.valid, dls.train)
+    if both: warnings.warn(f'dls: {both} of {n} validation images are training images; expected others, '
+                           'since accuracy on images that were trained on says nothing')
 
 # %% ../nbs/11_preflight.ipynb #a7db6417
 def probe_student(

@@ -9,6 +9,7 @@ __all__ = ['BF16Callback', 'FusedSGD', 'CompileCallback', 'optimize_teachers']
 
 # %% ../nbs/15_speed.ipynb #6aaa172a
 import copy, time
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,8 @@ from fastai.optimizer import OptimWrapper
 from fastai.torch_core import apply, one_param
 from fastcore.foundation import L
 
-from .core import EKDError, expect
-from .fold import fold_batchnorm
+from .core import EKDError, errors_of, expect, output_distance
+from .fold import fold_batchnorm, probe_inputs
 from .models import StagedNet
 from .teachers import TeacherAdapter, TeacherEnsemble, as_ensemble
 
@@ -74,6 +75,7 @@ class FusedSGD(OptimWrapper):
         mom:float=.9, # momentum
         wd:float=0., # weight decay, of every parameter: `wd_bn_bias=True`
     ):
+        for k,v in dict(lr=lr, mom=mom, wd=wd).items(): expect(isinstance(v, Real) and v>=0, k, v, 'a number of at least 0')
         super().__init__(params, torch.optim.SGD, lr=lr, momentum=mom, weight_decay=wd, fused=True)
         self._checked = False
 
@@ -101,7 +103,7 @@ class CompileCallback(Callback):
     def before_fit(self):
         model = self.learn.model
         if self._compiled is None or self._compiled[0] is not model:
-            model.compile(mode=self.mode, backend=self.backend)
+            with errors_of('backend or mode', 'torch.compile'): model.compile(mode=self.mode, backend=self.backend)
             self._compiled,self.first_batch_seconds = (model, model._compiled_call_impl),None
         model._compiled_call_impl = self._compiled[1]   # a second fit need not compile again
 
@@ -149,20 +151,42 @@ def _copy_names(new, old):
 def optimize_teachers(
     teachers, # a `TeacherEnsemble`, or what it is made of
     precision:str='float32', # of weights and activations: 'float32' or 'bfloat16'
-    x:Tensor=None, # a batch to compare on, normalised as in training; a teacher whose logits differ is refused
+    x:Tensor=None, # a batch to compare on, normalised as in training; by default random images. A teacher that differs is refused
 )->TeacherEnsemble: # a copy
     "The same teachers, with BatchNorm folded away"
     expect(precision in ('float32', 'bfloat16'), 'precision', precision, "'float32' or 'bfloat16'")
+    expect(x is None or isinstance(x, Tensor) and x.ndim==4, 'x', type(x).__name__, 'images [B,channels,H,W]')
     old = as_ensemble(teachers)
     new = TeacherEnsemble([_optimize(copy.deepcopy(m), precision) for m in old.models], old.names, old.feature_grid,
                           old.class_maps, old.layers)
-    if x is not None: _compare(old, new, x, 1e-3 if precision=='float32' else .1)
+    _compare(old, new, _probe(old) if x is None else x, 1e-3 if precision=='float32' else .1)
     return new
 
+# %% ../nbs/15_speed.ipynb #568f4366
+def _probe(teachers):
+    "Random images that all teachers take"
+    for m in teachers.models:
+        inner = m.model if isinstance(m, TeacherAdapter) else m
+        x = probe_inputs(inner)
+        if isinstance(m, TeacherAdapter) and m.channels: x = x[:, :1] if m.channels==3 else x.expand(-1, 3, -1, -1)
+        try: teachers(x)
+        except Exception: continue   # of any kind: networks need not be ours
+        return x
+    raise EKDError('x: found no images that all teachers take; pass x, a batch as in training')
+
 def _compare(old, new, x, tol):
-    "Refuse teachers whose logits changed by more than `tol` of the largest logit"
-    for name,a,b in zip(old.names, old(x).logits, new(x).logits):
-        apart = float((a-b).abs().max()/a.abs().max())
-        if not apart<tol:
-            raise EKDError(f'teachers: {name} answers differently once BatchNorm is folded (by {apart:.0%}), it cannot '
+    "Refuse teachers whose logits or features changed by more than `tol` of the largest"
+    with errors_of('x', 'a teacher', f' for {list(x.shape)}'): a,b = old(x),new(x)
+    for i,name in enumerate(old.names):
+        pairs = dict(logits=(a.logits[i], b.logits[i]))
+        if a.features: pairs['features'] = a.features[i],b.features[i]
+        for what,pair in pairs.items():
+            apart = _share(*pair)
+            if apart<tol: continue
+            raise EKDError(f'teachers: {name} answers differently once BatchNorm is folded (its {what} by {apart:.0%}), it cannot '
                            'be made faster; pass it as it is')
+
+def _share(p, q):
+    "Largest difference as a share of the largest number; 0 where a teacher has no features"
+    if p is None or q is None: return 0. if p is q else float('inf')
+    return output_distance(p/p.abs().max(), q/p.abs().max())

@@ -21,7 +21,7 @@ from fastcore.basics import listify, patch
 from torch import Tensor, nn
 
 from .branches import TupleFromList
-from .core import EKDError, expect, first_line, output_distance, tensor_bytes
+from .core import EKDError, expect, first_line, output_distance, same_answers, tensor_bytes
 from .features import find_features, forward_with_features, named_features
 from .student import BranchedStudent
 from .teacher_files import class_names, data_stats, load_teacher, manifest_path, read_manifest, save_teacher
@@ -343,6 +343,18 @@ def check_independent(self:TeacherEnsemble,
         raise EKDError(f'{argument}: outputs of teacher {i} ({self.names[i]}) depend on the rest of the batch '
                        f'or change from call to call (by {far:.2g}), '
                        'as with BatchNorm without running statistics or dropout that is always on; expected one output for each image')
+
+# %% ../nbs/05_teachers.ipynb #b038600e
+@patch
+def check_cached(self:TeacherEnsemble,
+    cached:TeacherOutput, # for these images, as they were computed before
+    x:Tensor, # some images, normalised as in training, [B,channels,H,W]
+    what:str='memo', # where they come from, for the message
+):
+    "Refuse outputs that are not those the teachers give now"
+    tol = .05 if compute_dtype(x)=='float32' else .1   # they may be kept in 16 bits, and a teacher may be quantised
+    def kept(o): return [o.logits, *(o.features if cached.features else ())]
+    same_answers(lambda x: kept(self(x)), lambda x: kept(cached), x, what, tol)
 
 # %% ../nbs/05_teachers.ipynb #91c8ed55
 def _adapter_config(teachers):

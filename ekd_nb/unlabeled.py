@@ -8,7 +8,7 @@ Docs: https://ekd-nb.github.io/ekd_nb/unlabeled.html.md"""
 __all__ = ['NO_LABEL', 'UnlabeledImages']
 
 # %% ../nbs/08_unlabeled.ipynb #08b10004
-import random
+import random, warnings
 from functools import partial
 from itertools import count
 from numbers import Real
@@ -24,7 +24,7 @@ from fastcore.basics import patch
 from .watch import inside_fit
 from .core import EKDError, expect, first_line
 from .data import ViewKey, no_key_reason
-from .loaders import PlainLoaders, batch_errors
+from .loaders import PlainLoaders, batch_errors, shared_images
 from .losses import as_distill_loss
 from .teachers import TeacherOutput
 
@@ -150,6 +150,9 @@ def _check_images(self:UnlabeledImages):
     self._open()
     shape,expected = list(next(self._batches(0))[0].shape[1:]),list(b[0].shape[1:])
     if shape!=expected: raise EKDError(f'images: those without labels are {shape}, training images {expected}; expected one shape')
+    both,n = shared_images(self.learn.dls.valid, self.loader) if len(self.learn.dls.loaders)>1 else (0,0)
+    if both: warnings.warn(f'images: {both} of {n} validation images are among those without labels; expected others, '
+                           'since accuracy on images that were trained on says little')
 
 # %% ../nbs/08_unlabeled.ipynb #6b2b9b51
 @patch
