@@ -182,7 +182,9 @@ def save_graph(
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path.with_suffix('.bin'), lambda p: p.write_bytes(graph.weights.astype('<f2').tobytes()))
         return write_json(path, content)
-    except (OSError, TypeError, ValueError) as e: raise EKDError(f'path: cannot write {path} ({e})') from None
+    except (OSError, TypeError, ValueError) as e:
+        wanted = 'expected a place to write to, and values of JSON'
+        raise EKDError(f'path: cannot write {path} ({first_line(e)}); {wanted}') from None
 
 # %% ../nbs/16_browser.ipynb #07d9f36c
 def load_graph(

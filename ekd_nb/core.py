@@ -188,8 +188,8 @@ def check_probe(
         raise EKDError(f'{what}: the probe in its file is damaged, expected what probe_answers made') from None
     try: x,now = _answers(f, size, n)
     except Exception as e:   # of any kind: the network need not be ours
-        why = (str(e).strip().splitlines() or [type(e).__name__])[0]
-        raise EKDError(f'{what} cannot process the images {size} that it was saved with ({why})') from None
+        wanted = 'expected the network that was saved'
+        raise EKDError(f'{what} cannot process the images {size} it was saved with ({first_line(e)}); {wanted}') from None
     same_answers(lambda x: kept, lambda x: now, x, f'{what}, compared with what it answered when it was saved,', tol)
 
 # %% ../nbs/00_core.ipynb #a1c0500c

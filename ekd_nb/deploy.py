@@ -47,11 +47,6 @@ def deploy(
     return FusedStudent(student) if fused else student
 
 # %% ../nbs/16_deploy.ipynb #f83ede8e
-def _normalization(dls):
-    "Mean and std that images are normalised with, 0 and 1 where they are not; None where it cannot be seen"
-    stats = data_stats(dls)
-    return stats and dict(mean=stats[0], std=stats[1])
-
 def _last_metrics(learn):
     "Validation loss and accuracies of the last epoch, or of `validate` after it; empty for other weights than now"
     kept = getattr(learn, 'validation_record', None)
@@ -68,8 +63,9 @@ def student_manifest(
 )->dict: # JSON values
     "What the manifest of the student will contain besides its architecture"
     x = _one_batch(learn.dls) if x is None else x
-    distill = getattr(learn, 'distill', None)
-    return dict(size=[] if x is None else list(x.shape[2:]), normalisation=_normalization(learn.dls),
+    distill,stats = getattr(learn, 'distill', None),data_stats(learn.dls)   # None where it cannot be seen
+    normalisation = stats and dict(mean=stats[0], std=stats[1])
+    return dict(size=[] if x is None else list(x.shape[2:]), normalisation=normalisation,
                 classes=class_names(learn.dls) or [], validation=_last_metrics(learn),
                 teachers=list(distill.teachers.names) if distill and distill.teachers else [],
                 loss=repr(learn.loss_func), fingerprint=getattr(learn.dls, 'data_fingerprint', ''))

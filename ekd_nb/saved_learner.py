@@ -19,7 +19,7 @@ from fastai.callback.core import Callback
 from fastai.learner import Learner, load_learner
 from fastai.torch_core import get_model as unwrap_model, no_random, one_param
 
-from .core import (EKDError, as_path, check_probe, expect, probe_answers, probe_images, same_answers,
+from .core import (EKDError, as_path, check_probe, expect, first_line, probe_answers, probe_images, same_answers,
                          weights_digest, write_atomic)
 from .data import ViewLoader
 from .loaders import PlainLoaders, n_batches
@@ -114,4 +114,5 @@ def export_learner(
         return write_atomic(path, partial(_export_and_compare, learn, path, x))
     except EKDError: raise
     except Exception as e:   # of any kind: a Learner holds functions of the caller
-        raise EKDError(f'path: the Learner cannot be written to {path} and read ({(str(e) or type(e).__name__).splitlines()[0]})') from e
+        raise EKDError(f'path: the Learner cannot be written to {path} and read ({first_line(e)}); expected a place to write to, '
+                       'and nothing in the Learner that pickle cannot store') from e
