@@ -35,8 +35,11 @@ def expect(
     got, # its value
     wanted:str, # what it should be, in words
 ):
-    "Raise `EKDError` unless `ok`"
-    if not ok: raise EKDError(f'{name}: got {got!r}, expected {wanted}')
+    "Raise `EKDError` unless `ok`; a value that takes more than one line is named by its type"
+    if ok: return
+    text = repr(got)
+    if '\n' in text: text = f'{type(got).__name__} {list(got.shape)}' if hasattr(got, 'shape') else type(got).__name__
+    raise EKDError(f'{name}: got {text}, expected {wanted}')
 
 # %% ../nbs/00_core.ipynb #fc2c2195
 def as_path(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import nn
 
-from .core import EKDError, expect
+from .core import EKDError, expect, first_line
 from .card import model_card
 from .deploy import load_student, save_student
 from .teacher_files import load_teacher, manifest_path, read_manifest, save_teacher

@@ -122,7 +122,10 @@ def make_student(
 )->BranchedStudent:
     "The student that `ekd_learner` trains"
     if isinstance(arch, Learner): arch = copy.deepcopy(unwrap_model(arch.model))
-    if isinstance(arch, BranchedStudent): return _check_finished(arch, n_branches, found.n_out, split, fusion)
+    if isinstance(arch, BranchedStudent):
+        for k,v in dict(cut=cut, pretrained=pretrained or None).items():
+            expect(v is None, k, v, f'no {k}: the student is finished, its weights are kept')
+        return _check_finished(arch, n_branches, found.n_out, split, fusion)
     if isinstance(arch, (list, tuple)) and not arch: raise EKDError('arch: got an empty list, expected a network for each branch')
     if n_branches is None: n_branches = len(arch) if isinstance(arch, (list, tuple)) else max(1, found.n_teachers)
     whole = isinstance(n_branches, Integral) and not isinstance(n_branches, bool)
@@ -137,6 +140,8 @@ def make_student(
 def _check_finished(student, n_branches, n_out, split, fusion):
     names = student.fusion.names
     expect(fusion in names, 'fusion', fusion, f'one of {", ".join(names)}')
+    own = student.fusion.name
+    expect(fusion in ('mean', own), 'fusion', fusion, f'{own!r}, that of the finished student; branched_student makes others')
     got = student.branches[0].head.out_features
     if n_branches not in (None, student.n_branches):
         raise EKDError(f'n_branches: got {n_branches}, the student has {student.n_branches}; expected as many, or None')

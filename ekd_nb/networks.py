@@ -89,7 +89,9 @@ def create_network(
         raise EKDError(f'arch: expected a network, got the class {arch.__name__}')
     if isinstance(arch, str):
         with errors_of('arch', arch): return _from_name(arch, n_out, in_channels, size, pretrained)
-    if isinstance(arch, nn.Module): return _copied(arch)
+    if isinstance(arch, nn.Module):
+        expect(not pretrained, 'pretrained', True, 'False: a module has its own weights, which are kept')
+        return _copied(arch)
     if not callable(arch): raise EKDError(f'arch: expected a name, a callable or an nn.Module, got {type(arch).__name__}')
     return _from_callable(arch, n_out, in_channels, pretrained)
 

@@ -37,6 +37,8 @@ class BF16Callback(MixedPrecision):
         self._autocast = None
 
     def before_fit(self):
+        others = [type(c).__name__ for c in self.learn.cbs if isinstance(c, MixedPrecision) and c is not self]
+        expect(not others, 'cbs', f'BF16Callback and {", ".join(others)}', 'one precision')
         self._exit()
         self.device_type = one_param(self.learn.model).device.type
         self.learn.scaler,self.scales = torch.amp.GradScaler(self.device_type, enabled=False),L()

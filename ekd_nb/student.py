@@ -149,8 +149,10 @@ def param_groups(self:BranchedStudent):
 def _networks(archs, n_out, in_channels, size, pretrained):
     "For each branch: a network, whether its weights are kept, and the same in words"
     nets,kept,words = [],[],[]
+    modules = all(isinstance(a, nn.Module) for a in archs)
+    expect(not (pretrained and modules), 'pretrained', True, 'False: a module has its own weights, which are kept')
     for arch in archs:
-        net = create_network(arch, n_out, in_channels, size, pretrained)
+        net = create_network(arch, n_out, in_channels, size, pretrained and not isinstance(arch, nn.Module))
         own = not isinstance(arch, (str, nn.Module)) and arch_name(arch) is None   # may return one module twice
         twin = next((m for a,m in zip(archs, nets) if a is arch), None) if own else None
         same = twin is not None and _same_weights(net, twin)

@@ -156,7 +156,7 @@ def optional_arguments():
         for name,f in vars(room).items():
             if name.startswith('_') or getattr(f, '__module__', '')!=room.__name__ or not callable(f): continue
             if isinstance(f, type) and '__init__' not in vars(f) or name in ('Exporter', 'NetworkGraph', 'Part'): continue
-            for p in inspect.signature(f).parameters.values():
+            for p in inspect.signature(f.__init__ if isinstance(f, type) else f).parameters.values():
                 if p.default is not p.empty or p.kind==p.VAR_KEYWORD: yield name,p.name
 
 #: arguments of `BF16Callback` and the rng helpers have tests of their own

@@ -421,7 +421,7 @@ def swapped(sd): sd['branches.0.head.bias'],sd['branches.1.head.bias'] = sd['bra
 
 @pytest.mark.parametrize('entries, change, says', [
     (dict(fusion='prob'), None, 'computes something else'), (dict(n_branches=3, arch=[SMALL]*3), None, 'are not those of this student'),
-    (dict(n_branches=1, arch=[SMALL]), None, 'are not those of this student'), (dict(split=1), None, 'are not those of this student'),
+    (dict(n_branches=1, arch=[SMALL]), None, 'are not those of this student'), (dict(split=2), None, 'are not those of this student'),
     (dict(arch=['resnet14-w4']*2), None, 'are not those of this student'), ({}, louder, 'computes something else'),
     ({}, swapped, 'computes something else'), (dict(arch=['resnet99']*2), None, 'resnet99'), (dict(n_out=12), None, 'are not those')])
 def test_an_edited_student_is_refused(entries, change, says, tmp_path):
