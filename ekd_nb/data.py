@@ -220,7 +220,7 @@ class ViewLoader(TfmdDL):
         super().__init__(dataset, bs=bs, shuffle=shuffle, num_workers=0, **kwargs)
         self._n_inp,self._types,self._order = 1,{tuple:[dataset.image_type,TensorCategory]},None
 
-    def set_epoch(self, epoch:int): self.epoch = epoch
+    def set_epoch(self, epoch): self.epoch = epoch
     def after_iter(self):
         if self.dataset.passes is None: self.epoch += 1
         else: self.dataset.passes += 1   # tta makes a new loader for each pass

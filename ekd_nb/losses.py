@@ -95,7 +95,7 @@ def follow_schedules(self:DistillLoss,
     for name,schedule in self.schedules.items(): self.numbers[name] = float(schedule(share))
 
 @patch
-def current_value(self:DistillLoss, name:str):
+def current_value(self:DistillLoss, name):
     "A number of the loss as it is used in this batch"
     return getattr(self, name)
 

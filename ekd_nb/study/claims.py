@@ -7,10 +7,11 @@ Docs: https://ekd-nb.github.io/ekd_nb/study/claims.html.md"""
 # %% auto #0
 __all__ = ['ensemble_gain', 'own_teacher_cka_gap', 'corrupted_accuracy', 'final_distill_error', 'gain_by_fraction', 'gain_change',
            'VarianceTest', 'variance_test', 'describe_variant', 'choice_records', 'ablation', 'seeds_text',
-           'ablation_table', 'paired_by_variant', 'paired_by_variant_table', 'Finding', 'compare_competitors', 'claims',
-           'scorecard']
+           'changed_text', 'ablation_table', 'paired_by_variant', 'paired_by_variant_table', 'Finding',
+           'compare_competitors', 'claims', 'scorecard']
 
 # %% ../../nbs/study/12_claims.ipynb #92fac773
+import re
 from typing import NamedTuple
 from .tables import compare, competitors, decides, markdown_table, planned_methods
 from .methods import METHODS, DEFAULT_METHOD, relevant_fields, method
@@ -156,17 +157,29 @@ def seeds_text(
     return '1: within ± 1 point of noise' if abs(d.mean)<=.01 else '1: ± 1 point of noise'
 
 # %% ../../nbs/study/12_claims.ipynb #c9898625
+_WORDS = {'alpha': 'α', 'beta': 'β', 'gamma': 'γ', 'lam': 'λ', 'tau': 'τ', 'bs': 'batch', 'lr': 'learning rate',
+          'hint_cells': 'hint cells', 'reduce': 'reduction', 'ensemble': 'ensemble terms'}
+
+def changed_text(
+    change:str # from `describe_variant`
+) -> str: # for example 'γ 10' for 'gamma 10'
+    "A change as a reader writes it"
+    return re.sub('[a-z_]+', lambda m: _WORDS.get(m[0], m[0]), change.replace('light-branch', 'head'))
+
 def ablation_table(
     rows:list # from `ablation`
 ) -> str: # markdown
     "Every variant: validation accuracy, difference to the default of its method and to that of `DEFAULT_METHOD`"
-    head = {'method': '', 'change': '', 'validation accuracy, %': ':', 'minus its own default, points': ':',
+    several = len({r['method'] for r in rows})>1
+    head = {'variant': '', 'validation accuracy, %': ':', 'minus its own default, points': ':',
             f'minus {label(DEFAULT_METHOD)}, points': ':', 'parameters': ':', 'seeds': ':'}
     def cells(r):
         own = '' if r['change']=='default' else format_difference(r['difference'])
         ours = '' if (r['method'], r['change'])==(DEFAULT_METHOD, 'default') else format_difference(r['to_ours'])
         d = r['to_ours'] if r['change']=='default' else r['difference']
-        return [label(r['method']), r['change'], percent(r['accuracy']), own, ours, f"{r['params']:,}",
+        change = changed_text(r['change'])
+        if several: change = label(r['method'])+('' if change=='default' else f': {change}')
+        return [change, percent(r['accuracy']), own, ours, f"{r['params']:,}",
                 seeds_text(d, len(r['accuracy']))]
     return markdown_table(head, [cells(r) for r in rows])
 
