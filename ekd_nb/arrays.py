@@ -20,7 +20,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from .core import EKDError, expect, first_line
-from .folders import read_folders
+from .folders import check_arrays, read_folders
 
 # %% ../nbs/01_arrays.ipynb #61070c32
 class DataNotFound(EKDError, FileNotFoundError):
@@ -54,35 +54,6 @@ def _canonical(x, y):
     digests = np.array([hashlib.sha256(im.tobytes()).hexdigest() for im in x])
     order = np.lexsort((y, digests))
     return order,digests[order]
-
-def _describe(o): return f'{getattr(o, "dtype", type(o).__name__)} {list(np.shape(o))}'
-
-def _check_arrays(name, part, x, y, n_classes):
-    "Refuse what are not images and their labels"
-    if not (isinstance(x,np.ndarray) and x.dtype==np.uint8 and x.ndim==4 and x.shape[3] in (1,3) and x.size):
-        raise EKDError(f'{name}: x_{part} is {_describe(x)}, expected uint8 [N,H,W,C] with C 1 or 3{_image_advice(x)}')
-    if not (isinstance(y,np.ndarray) and np.issubdtype(y.dtype,np.integer) and y.shape==x.shape[:1]):
-        raise EKDError(f'{name}: y_{part} is {_describe(y)}, expected integers [{len(x)}], one for each image{_label_advice(y, len(x))}')
-    if not 0<=y.min()<=y.max()<n_classes:
-        first = ': subtract 1 from labels that begin at 1' if y.min()==1 and y.max()==n_classes else ''
-        raise EKDError(f'{name}: y_{part} holds labels {y.min()} to {y.max()}, '
-                       f'expected 0 to {n_classes-1} for {n_classes} classes{first}')
-
-def _image_advice(x):
-    "How images of another form become uint8 [N,H,W,C]"
-    shape = np.shape(x)
-    if not isinstance(x, np.ndarray): return ': np.asarray(…)'
-    if len(shape)==3: return ': x[..., None] for grey images'
-    if len(shape)==4 and shape[1] in (1,3) and shape[3] not in (1,3): return ': x.transpose(0, 2, 3, 1) for [N,C,H,W]'
-    return ': (x*255).round().astype(np.uint8) for floats from 0 to 1' if np.issubdtype(x.dtype, np.floating) else ''
-
-def _label_advice(y, n):
-    "How labels of another form become integers [N]"
-    if not isinstance(y, np.ndarray): return ': np.asarray(…)'
-    if len(np.shape(y))==0 or len(y)!=n: return ''
-    if y.shape==(n,1): return ': y.ravel().astype(int)'
-    if y.ndim==2: return ': y.argmax(1) for one-hot labels'
-    return ': y.astype(int)' if np.issubdtype(y.dtype, np.floating) else ''
 
 # %% ../nbs/01_arrays.ipynb #0738d636
 @dataclass(repr=False)
@@ -132,8 +103,8 @@ def from_arrays(cls:ImageArrays,
 )->ImageArrays: # rows sorted, see `order_train` and `order_test`
     "Check arrays, put them in canonical order, and take their fingerprint"
     classes = [str(o) for o in classes]
-    _check_arrays(name, 'train', x_train, y_train, len(classes))
-    _check_arrays(name, 'test',  x_test,  y_test,  len(classes))
+    check_arrays(name, 'train', x_train, y_train, len(classes))
+    check_arrays(name, 'test',  x_test,  y_test,  len(classes))
     if x_train.shape[1:]!=x_test.shape[1:]:
         raise EKDError(f'{name}: x_test holds images {list(x_test.shape[1:])}, '
                        f'expected {list(x_train.shape[1:])} as in x_train')

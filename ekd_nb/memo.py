@@ -72,8 +72,7 @@ class ViewIndex:
         idx = torch.as_tensor(idx)
         rows = self.image_to_row[idx.clamp(max=len(self.image_to_row)-1)]
         unknown = (rows<0) | (idx>=len(self.image_to_row))
-        if unknown.any():
-            raise EKDError(f'memo: image {int(idx[unknown][0])} is not among the {len(self.images)} it was made for; expected a new memo')
+        if unknown.any(): raise EKDError(f'memo: image {int(idx[unknown][0])} is not among the expected {len(self.images)}')
         return rows
 
 # %% ../nbs/06_memo.ipynb #1d8e30be
@@ -355,8 +354,7 @@ def save_memo(
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         return write_atomic(path, lambda p: save_file(tensors, str(p), metadata=_identity(memo)|kept))
     except (OSError, TypeError, RuntimeError, SafetensorError) as e:
-        raise EKDError(f'memo: {path} could not be written ({first_line(e)}), expected a place to write to; '
-                       'training goes on with the memo in memory') from None
+        raise EKDError(f'memo: {path} could not be written ({first_line(e)}), expected another path; training goes on without') from None
 
 # %% ../nbs/06_memo.ipynb #9536a0b5
 def _read_memo(memo, path):
@@ -382,14 +380,11 @@ def load_memo(
     if not Path(path).is_file(): raise EKDError(f'memo: {path} does not exist, expected a file of save_memo')
     size,room = os.path.getsize(path),min(memo.budget, int(.8*free_memory(memo.device)))
     if size>room:
-        raise EKDError(f'memo: {path} takes {size/2**20:,.1f} MiB, expected at most {room/2**20:,.1f} MiB (budget=); '
-                       'without it teachers run live')
+        raise EKDError(f'memo: {path} takes {size/2**20:,.1f} MiB, expected at most {room/2**20:,.1f}; without it teachers run live')
     tensors,meta = _read_memo(memo, path)
-    if not torch.equal(tensors['images'], memo.images):
-        raise EKDError(f'memo: {path} was made for other images of the same data; expected a new memo')
+    if not torch.equal(tensors['images'], memo.images): raise EKDError(f'memo: {path} was made for other images; expected a new memo')
     try: n_t,n_c,fs = json.loads(meta['shapes'])
-    except (KeyError, ValueError, TypeError):
-        raise EKDError(f'memo: {path} is damaged (its shapes cannot be read); delete it and fill a new memo') from None
+    except (KeyError, ValueError, TypeError): raise EKDError(f'memo: {path} is damaged (its shapes); delete it, fill a new memo') from None
     memo.shapes,memo.precision = (n_t, n_c, [torch.Size(s) for s in fs]),meta.get('precision', 'float32')
     memo.index.view_to_slot,memo.index.n_filled = tensors['slot_of'],tensors['used']
     memo.table,memo.unread = tensors['table'].to(memo.device),path

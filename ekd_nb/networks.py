@@ -73,7 +73,7 @@ def _from_callable(f, n_out, in_channels, pretrained):
 def _copied(net):
     "A copy of a network, without `torch.compile` and data parallelism around it"
     net = unwrap_model(getattr(net, '_orig_mod', net))
-    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in net.parameters()):
+    if any(p.is_meta or isinstance(p, nn.parameter.UninitializedParameter) for p in net.parameters()):
         raise EKDError(f'arch: {type(net).__name__} has layers without weights yet, expected a network that has seen an image')
     return copy.deepcopy(net)
 

@@ -56,7 +56,7 @@ def as_teacher(
     if dls is not None: source = source.model
     if not isinstance(source, nn.Module):
         raise EKDError(f'{entry} is a {type(source).__name__}, expected an nn.Module, a Learner or a path')
-    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in source.parameters()):
+    if any(p.is_meta or isinstance(p, nn.parameter.UninitializedParameter) for p in source.parameters()):
         raise EKDError(f'{entry} ({type(source).__name__}) has layers without weights yet, expected a trained network')
     model = _copied(source, entry)
     if dls is not None:
@@ -146,6 +146,8 @@ class TeacherEnsemble(nn.Module):
     ):
         super().__init__()
         models = listify(models)
+        if any(isinstance(m, TeacherEnsemble) for m in models):
+            raise EKDError('teachers: got a TeacherEnsemble in a list, expected it alone, or the networks it is made of')
         if not models: raise EKDError('teachers: got none, expected at least one trained network')
         self.models = nn.ModuleList([as_teacher(m, i) for i,m in enumerate(models)])
         self.names = listify(names) if names else number_names(list(map(teacher_name, self.models)))
@@ -302,7 +304,9 @@ def _forward_checked(entry, teachers, i, x):
     if x._version!=version:
         raise EKDError(f'{entry} changes the images that it is given, which others get too; expected a network that works on a copy')
     if not isinstance(z, Tensor) or z.ndim!=2:
-        raise EKDError(f'{entry} returns {type(z).__name__}{list(getattr(z, "shape", []))}, expected logits [B,C]')
+        shape = list(z.shape) if isinstance(z, Tensor) else ''
+        raise EKDError(f'{entry} returns {type(z).__name__}{shape}, expected logits [B,C]: '
+                       'a module around it can return them alone')
     return z,f
 
 # %% ../nbs/05_teachers.ipynb #f1f19455

@@ -717,3 +717,67 @@ def test_a_builder_of_its_own_weights_keeps_them():
         return new
     s = learner(arch=loads, n_branches=1, ts=[net], split=1).model
     assert all(torch.equal(v, net.stages[0].state_dict()[k]) for k, v in s.trunk[0].state_dict().items())
+
+
+# ---- batches of validation, and other things that would end an epoch later
+
+@pytest.mark.parametrize('make', MAKERS, ids=['teacher', 'student'])
+@pytest.mark.parametrize('valid, says', [
+    ((X, Y, Y), 'a validation batch has 3 items (float32 [16, 1, 8, 8], int64 [16], int64 [16]), expected two: images and labels'),
+    ((X, Y.float()), 'a validation batch has labels float32 [16], expected class numbers, int [B]: y.long()'),
+    ((X, torch.eye(10)[Y]), 'a validation batch has labels float32 [16, 10], expected class numbers, int [B]: y.argmax(1), '
+     'or MultiLabelEKDLoss() if an image may have several'),
+    ((torch.randn(32, 3, 8, 8), Y), 'a validation batch has images of 3 channels, expected 1 as in training'),
+    (((X*9).byte(), Y), 'a validation batch has images uint8 [16, 1, 8, 8], expected floats: normalise them')])
+def test_validation_batches_are_looked_at_before_training(make, valid, says):
+    from torch.utils.data import TensorDataset
+    train = DataLoader(TensorDataset(X, Y), 16)
+    refused(lambda: make(DataLoaders(train, DataLoader(TensorDataset(*valid), 16))), f'dls: {says}')
+
+def test_a_look_at_validation_draws_no_random_number():
+    from ekd_nb.preflight import first_batch
+    d = pairs(X, Y)
+    states = []
+    for look in (False, True):
+        torch.manual_seed(0)
+        first_batch(d, False, look)
+        states.append(torch.rand(3))
+    assert torch.equal(*states)
+
+def test_loaders_that_lack_one():
+    for make in MAKERS:
+        refused(lambda: make(DataLoaders(pairs(X, Y).train)), 'dls: got one loader, expected one for training and one for validation')
+        assert fit(make(DataLoaders(pairs(X, Y).train, pairs(X[:0], Y[:0]).train))).recorder.values[-1][1] is None   # nothing to measure
+
+def test_images_in_double_precision():
+    for make in MAKERS:
+        with pytest.raises(EKDError, match='cannot process images .*expected images of float32, not of float64'):
+            make(pairs(X.double(), Y))
+
+@pytest.mark.parametrize('loss, says', [
+    (torch.nn.BCEWithLogitsLoss(), 'loss_func: BCEWithLogitsLoss raises ValueError .*expected no error'),
+    ('ce', "loss_func: got 'ce', expected a function of logits and labels"),
+    (nn.CrossEntropyLoss, 'loss_func: got <class .*expected a function of logits and labels'),
+    (lambda z, y: 0., 'loss_func: got .*expected a function that returns a tensor')])
+def test_the_loss_of_a_teacher_is_tried(loss, says):
+    with pytest.raises(EKDError, match=says): teacher_learner(pairs(X, Y), SMALL, n_out=10, loss_func=loss)
+    for good in (nn.CrossEntropyLoss(label_smoothing=.1), F.cross_entropy):
+        fit(teacher_learner(pairs(X, Y), SMALL, n_out=10, loss_func=good))
+
+@pytest.mark.parametrize('wrap', [lambda z: dict(logits=z), lambda z: (z, z)])
+def test_networks_that_return_more_than_logits(wrap):
+    class Wrapped(Net):
+        def forward(self, x): return wrap(super().forward(x))
+    kind = type(wrap(0)).__name__
+    refused(lambda: learner(ts=[Wrapped(10, 1)]), f'teachers: entry 0 (Wrapped) returns {kind}, expected logits [B,C]: '
+            'a module around it can return them alone')
+    refused(lambda: teacher_learner(dls(), Wrapped(10, 1)), f'arch: Wrapped returns {kind}, expected logits [B,10] alone')
+
+def test_teachers_in_odd_containers():
+    nets = teachers()
+    for ts in (nn.ModuleList(nets), tuple(nets), (t for t in nets)): assert len(learner(ts=ts).distill.teachers) == 2
+    refused(lambda: learner(ts=[TeacherEnsemble(nets)]),
+            'teachers: got a TeacherEnsemble in a list, expected it alone, or the networks it is made of')
+    says = 'has layers without weights yet, expected a'
+    with pytest.raises(EKDError, match=says): learner(ts=[Net(10, 1).to('meta')])
+    with pytest.raises(EKDError, match=says): learner(arch=Net(10, 1).to('meta'))

@@ -111,6 +111,6 @@ def planned_runs(
     plan:dict, # made by `addition`
 )->list: # (task, candidate, seed), in their order
     "The runs of a plan of further ones; other plans, and edited ones, are an error"
-    if not digest_matches(plan): raise EKDError('plan: edited after it was written (its digest does not match)')
+    if not digest_matches(plan): raise EKDError('plan: edited after it was written (its digest does not match); expected it as written')
     if 'runs' not in plan: raise EKDError('plan: got one without `runs`, expected a plan of further runs (made with --why)')
     return [(r['task'], r['candidate'], r['seed']) for r in plan['runs']]

@@ -305,7 +305,7 @@ def _write_plan(a):
 def _read_plan(path):
     "A plan from its file"
     try: return json.loads(Path(path).read_text())
-    except (OSError, ValueError) as e: raise EKDError(f'run: cannot read the plan {path} ({e})') from None
+    except (OSError, ValueError) as e: raise EKDError(f'run: cannot read the plan {path} ({e}); expected a file of JSON') from None
 
 def run_plan(
     plan:dict, # of further runs, made by `addition`
