@@ -304,56 +304,6 @@ def ekd_learner(
     metrics = _tried_metrics(student, found, loss, metrics, splitter, kwargs) + ekd_columns(student, loss, cbs)
     return Learner(exportable(dls), student, loss_func=loss, metrics=metrics, cbs=cbs, splitter=splitter, **kwargs)
 
-<<<<<<< HEAD
-=======
-# %% ../nbs/12_learner.ipynb #967e7553
-def _some_items(dls, n=2):
-    "Images of the training data as they are before all transforms"
-    if isinstance(dls, PlainLoaders): return list(first_batch(dls, None)[0][:n])
-    ds = dls.train.dataset
-    if isinstance(dls.train, ViewLoader): return ds.store.x[ds.rows[:n]].cpu().numpy()
-    return getattr(dls.train, 'items', [])[:n]
-
-def _predicted(learn, items):
-    "Predictions for items, through all transforms"
-    with learn.no_bar(), learn.no_logging(): return learn.get_preds(dl=learn.dls.test_dl(items))[0]
-
-def _compare_exported(learn, again, what):
-    "Refuse a copy of a Learner whose network or whose transforms give other answers"
-    with no_random(): x,items = first_batch(learn.dls, None)[0][:8],_some_items(learn.dls)
-    same_answers(learn.model, again.model, x.as_subclass(torch.Tensor).to(one_param(learn.model).device), what)
-    try: mine = _predicted(learn, items)
-    except Exception: return   # these data have no loader for new items
-    if not torch.equal(mine, _predicted(learn, items)): return   # transforms that draw random numbers
-    same_answers(lambda items: mine, partial(_predicted, again), items, what)
-
-def _export_and_compare(learn, path, part):
-    "Write the temporary file `part`, read it back, and compare"
-    dls,opt = learn.dls,learn.opt
-    try:
-        learn.export(part)
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')   # the file is our own
-            again = load_learner(part, cpu=one_param(learn.model).device.type=='cpu')
-    finally: learn.dls,learn.opt = dls,opt
-    if n_batches(dls.train): _compare_exported(learn, again, f'the Learner read back from {path}')
-
-# %% ../nbs/12_learner.ipynb #79f6ad9a
-def export_learner(
-    learn:Learner, # trained
-    path, # of the file, `….pkl`
-)->Path:
-    "Write fastai's `learn.export`, read it back, and compare the predictions"
-    expect(isinstance(learn, Learner), 'learn', type(learn).__name__, 'a Learner')
-    path = as_path(path).absolute()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return write_atomic(path, partial(_export_and_compare, learn, path))
-    except EKDError: raise
-    except Exception as e:   # of any kind: a Learner holds functions of the caller
-        raise EKDError(f'path: the Learner cannot be written to {path} and read ({first_line(e)}), expected what pickle can store') from e
-
->>>>>>> 50cf028 (Validation batches, losses of teachers and odd containers are looked at before training; one more example of each kind; the whole call is timed)
 # %% ../nbs/12_learner.ipynb #37998b80
 #: callbacks that only watch; one that was removed is not put back
 _WATCHERS = ReadErrors,StopOnNonFinite,WarnDeadBranch,WarnHintsDominate

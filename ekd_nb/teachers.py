@@ -295,18 +295,16 @@ def _forward_checked(entry, teachers, i, x):
         layers = [] if isinstance(m, TeacherAdapter) else m.modules()
         conv = next((c for c in layers if isinstance(c, nn.Conv2d)), None)
         if conv is not None and conv.in_channels!=x.shape[1]:
-            adapt = '; a TeacherAdapter adapts them (channels=)' if {conv.in_channels, x.shape[1]}=={1, 3} else ''
             raise EKDError(f'{entry} takes images of {conv.in_channels} channels, the data has {x.shape[1]}, '
-                           f'expected as many{adapt}') from None
+                           'expected as many, or a TeacherAdapter (channels=)') from None
         why = first_line(e).split('. ')[0]
         resize = '; a TeacherAdapter resizes them' if any(o in why for o in ('size', 'shape', 'kernel')) else ''
         raise EKDError(f'{entry} cannot process images of shape {list(x.shape[1:])}: {why}, expected a network that does{resize}') from None
     if x._version!=version:
         raise EKDError(f'{entry} changes the images that it is given, which others get too; expected a network that works on a copy')
     if not isinstance(z, Tensor) or z.ndim!=2:
-        shape = list(z.shape) if isinstance(z, Tensor) else ''
-        raise EKDError(f'{entry} returns {type(z).__name__}{shape}, expected logits [B,C]: '
-                       'a module around it can return them alone')
+        raise EKDError(f'{entry} returns {type(z).__name__}{list(z.shape) if isinstance(z, Tensor) else ""}, '
+                       'expected logits [B,C]: a module around it can return them alone')
     return z,f
 
 # %% ../nbs/05_teachers.ipynb #f1f19455
