@@ -279,7 +279,7 @@ def probe(self:TeacherEnsemble,
 
 # %% ../nbs/05_teachers.ipynb #8a62ff8a
 def _check_classes(entry, n, cm, n_out):
-    got,hint = (n, ': pass class_maps') if cm is None else (len(cm), ' (after its class map), expected an entry for each')
+    got,hint = (n, ': pass class_maps') if cm is None else (len(cm), ' (after its class map), expected as many')
     if got!=n_out: raise EKDError(f'{entry} has {got} classes, the data has {n_out}{hint}')
     top = max((c for c in cm or () if c is not None), default=-1)
     if top>=n: raise EKDError(f'{entry}: class map has index {top}, the teacher {n} classes; expected 0 to {n-1}')
