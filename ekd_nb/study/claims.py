@@ -17,7 +17,7 @@ from .tables import compare, competitors, decides, markdown_table, planned_metho
 from .methods import METHODS, DEFAULT_METHOD, relevant_fields, method
 from .protocols import protocol
 from .records import filter_setting, load_records, results_dir
-from .stats import SMALLEST, join_words, verdict
+from .stats import SMALLEST, join_words, n_seeds, verdict
 from ..intervals import Difference, by_seed, format_difference, mean_ci, mean_std, paired_difference, percent
 from .style import label
 
@@ -257,7 +257,7 @@ def _size_text(records, a, b):
     return f'{n[a]:,} parameters against {n[b]:,}' if all(n.values()) else ''
 
 def _number(d, scale=100, digits=1, unit=' points'):
-    return f'{format_difference(d, scale, digits)}{unit} ({d.n} seeds)' if d.n else ''
+    return f'{format_difference(d, scale, digits)}{unit} ({n_seeds(d.n)})' if d.n else ''
 
 def _pair(records, a, q):
     d = paired_difference(records, a, q.other, q.key)
@@ -279,7 +279,7 @@ def _variance_finding(records, a):
     outcome = 'not measured' if t.p is None else 'not settled'
     if t.p is not None and t.p<.05: outcome = 'supported'
     number = ''
-    if t.p is not None: number = f'{100*t.ensemble:.2f} against {100*t.branch:.2f} points, p {t.p:.2f} ({t.n} seeds)'
+    if t.p is not None: number = f'{100*t.ensemble:.2f} against {100*t.branch:.2f} points, p {t.p:.2f} ({n_seeds(t.n)})'
     return Finding('an ensemble of lower variance', 'deviation over seeds, ensemble against a branch', outcome, number)
 
 # %% ../../nbs/study/12_claims.ipynb #67d1492b

@@ -17,7 +17,7 @@ from .full import RIVALS
 from .grid import UNRECORDABLE
 from .methods import DEFAULT_METHOD, METHODS
 from .records import load_records, record_name, results_dir
-from .stats import join_words
+from .stats import join_words, n_seeds
 from ..intervals import Difference, by_seed, format_difference, mean_std, paired_difference, percent
 from .style import label
 from .tables import compare, folded, markdown_table, page_records
@@ -59,20 +59,23 @@ def headline_setting(
     return 'cifar10','small',page_records('cifar10', 'small', 'full', folder=folder)
 
 # %% ../../nbs/study/13_scale.ipynb #cf75cbc4
-def _points(d): return f"{100*abs(d.mean):.1f} points {'above' if d.mean>0 else 'below'}"
+def _beside(kd, one):
+    "Where a method stands, from its differences to both"
+    def points(d): return f"{100*abs(d.mean):.1f} points {'above' if d.mean>0 else 'below'}"
+    if kd.mean*one.mean<=0: return f'{points(kd)} the first and {points(one)} the second'
+    return f"{'above' if kd.mean>0 else 'below'} both, by {100*abs(kd.mean):.1f} and {100*abs(one.mean):.1f}"
 
 def whole_sentence(
     settings:dict, # data set -> records
 )->str: # markdown; '' without records
-    "Where EKD stands beside KD and the network with the same hints, in the first setting that has all three"
+    "Where both forms of EKD stand beside KD and the network with the same hints, in the first setting that has them"
     for d,rs in settings.items():
-        kd,one = (paired_difference(rs, DEFAULT_METHOD, m) for m in ('kd_wide', 'kd_wide_hint'))
-        if not (kd.n and one.n): continue
-        seeds = 'one seed' if min(kd.n, one.n)==1 else f'{min(kd.n, one.n)} seeds'
-        if kd.mean*one.mean<=0:
-            return f'With {WHOLE[d]} it is {_points(kd)} the first and {_points(one)} the second ({seeds}).'
-        side,a,b = 'above' if kd.mean>0 else 'below',100*abs(kd.mean),100*abs(one.mean)
-        return f'**With {WHOLE[d]} it is {side} both**, by {a:.1f} and {b:.1f} ({seeds}).'
+        def gaps(m): return [paired_difference(rs, m, o) for o in ('kd_wide', 'kd_wide_hint')]
+        ours,heads = gaps(DEFAULT_METHOD),gaps('ekd_light')
+        if not all(o.n for o in ours): continue
+        n = min(o.n for o in [*ours, *heads] if o.n)
+        more = f"; {label('ekd_light')} is {_beside(*heads)}" if all(o.n for o in heads) else ''
+        return f"**With {WHOLE[d]} it is {_beside(*ours)}**{more} ({n_seeds(n)})."
     return ''
 
 # %% ../../nbs/study/13_scale.ipynb #528eb17f
