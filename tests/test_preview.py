@@ -346,7 +346,7 @@ def test_what_quarto_writes_has_the_look_and_the_names_of_the_site(tmp_path):
     with sync_playwright() as p:
         chrome = p.chromium.launch(executable_path=browser, args=check.FLAGS)
         tab = chrome.new_page()
-        assert not (bad := check.look(tab, base, 'page.html')[0]), bad   # among others: the last navigation has its name
+        assert not (bad := check.look(tab, base, 'page.html', tmp_path)[0]), bad   # among others: the last navigation has its name
         tab.set_viewport_size({'width': 1280, 'height': 900})
         tab.evaluate(check.SET_THEME, False)
         def style(where, name): return tab.evaluate(STYLE, [where, name])

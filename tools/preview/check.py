@@ -46,7 +46,7 @@ PHONE_TABLE = """() => [...document.querySelectorAll('main table')].filter(t => 
   })"""
 MIN_LETTERS = 9-.2   # pixels
 MAX_WORDS = 120   # of the start page before its commands
-MAX_PAGE, MAX_SHARED = 600_000, 2_000_000   # bytes: of a page and its pictures, and with style sheets and scripts
+MAX_PAGE, MAX_SHARED = 600_000, 2_200_000   # bytes: a page with its pictures; with what Quarto's pages share, 1.6 MB
 HEAVY = 'ask.html',   # a page that brings a network with it
 SET_THEME = """dark => {
   if (document.body.classList.contains('quarto-dark') == dark) return
