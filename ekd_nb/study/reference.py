@@ -140,6 +140,12 @@ def short_signature(
 # %% ../../nbs/study/16_reference.ipynb #8407513e
 class ReferenceRenderer(MarkdownRenderer):
     "What `show_doc` puts on a page: signature, docstring and a table of arguments"
+    def __init__(self, sym, name:str=None, title_level:int=3, maxline:int=110):
+        try: super().__init__(sym, name, title_level, maxline)
+        except NameError:   # a type, written as text, that only the package of a base class knows
+            self.docs,self.dm = docstring(sym),short_signature(sym)
+            self.sig,self.fn = None,f'{sym.__module__}.{sym.__qualname__}'
+
     def _source(self):
         from nbdev.doclinks import NbdevLookup   # late: only building the site needs nbdev
         link = NbdevLookup().code(self.fn)
@@ -154,7 +160,8 @@ class ReferenceRenderer(MarkdownRenderer):
     def _repr_markdown_(self):
         head = f"---\n\n{self._source()}{'#'*self.title_level} {self.nm}\n\n"
         rows = arguments(self.sym)
-        if not callable(self.sym) or not rows and not self._returns(): return head+super()._repr_markdown_()
+        plain = not rows and not self._returns() and not inspect.isclass(self.sym)
+        if plain or not callable(self.sym): return head+super()._repr_markdown_()
         about = docstring(self.sym)
         parts = [f'```python\n{short_signature(self.sym)}\n```', f'*{about}*' if about else '',
                  argument_table([a for a in rows if a.own], self._returns())]
