@@ -327,9 +327,9 @@ def read_manifest(
     try: info = json.loads(man.read_text())
     except ValueError: raise EKDError(f'{name}: the manifest {man} is damaged (not JSON), expected it as {saver} wrote it') from None
     if not isinstance(info, dict) or not {'arch', 'n_out', 'in_channels', 'sha256', 'digest'}<=set(info):
-        raise EKDError(f'{name}: {man} is no manifest, expected one of {saver}')
+        raise EKDError(f'{name}: {man} is not a manifest of {saver}, expected the one beside its weights')
     if not digest_matches(info):
-        raise EKDError(f'{name}: the manifest {man} is damaged or was changed by hand (its digest is another), '
+        raise EKDError(f'{name}: the manifest {man} is damaged or was changed by hand (its digest is not that of its content), '
                        f'expected it as {saver} wrote it')
     got,want = sha256_file(path),str(info['sha256'])
     if got!=want:
