@@ -24,7 +24,8 @@ from safetensors.torch import load_file, save_file
 
 from .card import checked_info, model_card
 from .core import (EKDError, add_digest, as_path, check_probe, errors_of, eval_mode, expect, first_line,
-                         library_versions, probe_answers, probe_images, same_answers, sha256_file, write_atomic, write_json)
+                         library_versions, probe_answers, probe_images, same_answers, sha256_file, write_atomic,
+                         write_json)
 from .fold import FusedStudent, fold_batchnorm
 from .models import count_params
 from .student import BranchedStudent, branched_student, probe_of
@@ -169,8 +170,7 @@ def _check_source(s, name, info):
     if isinstance(s.trunk, GraphModule) or any(isinstance(b.body, GraphModule) for b in s.branches):
         raise EKDError('source: this student has its BatchNorm folded, expected it as it was trained, deploy folds it again')
 
-def _probe_size(student, size):
-    "(channels, height, width) of images that the student takes: those it was trained on, or built for"
+def _probe_size(student, size):   # of the images it was trained on, or built for
     return (student.image_size[0], *size) if size else tuple(probe_of(student).shape[1:])
 
 def _write_student(bare, man, folder, name):

@@ -32,13 +32,12 @@ def _as_float32(x):
 # %% ../nbs/15_speed.ipynb #7fbb1398
 class BF16Callback(MixedPrecision):
     "Mixed precision in bfloat16 on the student's device, CPU or GPU; the loss is computed in float32"
-    def __init__(self):
-        super().__init__(AMPMode.BF16)
-        self._autocast = None
+    _autocast = None   # while the student computes
+    def __init__(self): super().__init__(AMPMode.BF16)
 
     def before_fit(self):
-        others = [type(c).__name__ for c in self.learn.cbs if isinstance(c, MixedPrecision) and c is not self]
-        expect(not others, 'cbs', f'BF16Callback and {", ".join(others)}', 'one precision')
+        n = sum(isinstance(c, MixedPrecision) for c in self.learn.cbs)
+        expect(n<2, 'cbs', f'{n} callbacks of mixed precision', 'one')
         self._exit()
         self.device_type = one_param(self.learn.model).device.type
         self.learn.scaler,self.scales = torch.amp.GradScaler(self.device_type, enabled=False),L()

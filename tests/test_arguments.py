@@ -5,19 +5,19 @@ import pytest, torch
 from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
 from compat import SMALL, Net, learner
-from ekd_nb.browser import network_graph, save_graph
+from ekd_nb.browser import load_graph, network_graph, run_graph, save_graph
 from ekd_nb.card import checked_info, model_card
 from ekd_nb.checkpoint import Checkpoint
 from ekd_nb.core import EKDError
-from ekd_nb.deploy import (deploy, export_student, load_student, save_exported, save_onnx, save_student,
+from ekd_nb.deploy import (deploy, export_student, load_exported, load_onnx, load_student, save_exported, save_onnx, save_student,
                            student_manifest)
 from ekd_nb.fold import FusedStudent, fold_batchnorm
 from ekd_nb.hub import from_hub, push_student_hub, push_teacher_hub
 from ekd_nb.learner import export_learner
 from ekd_nb.models import get_model, resnet8
-from ekd_nb.speed import CompileCallback, FusedSGD, optimize_teachers
+from ekd_nb.speed import BF16Callback, CompileCallback, FusedSGD, optimize_teachers
 from ekd_nb.student import branched_student
-from ekd_nb.teacher_files import (load_teacher, names_fault, read_manifest, save_teacher, stats_fault)
+from ekd_nb.teacher_files import (build_network, load_teacher, names_fault, read_manifest, save_teacher, stats_fault)
 
 warnings.filterwarnings('ignore')
 ROOMS = 'fold speed browser card deploy hub teacher_files saved_learner checkpoint'.split()
@@ -212,3 +212,64 @@ def test_a_network_for_another_size(f, tmp_path):
 
 @pytest.mark.parametrize('f', [save_onnx, save_exported])
 def test_a_learner_has_images(f, tmp_path): assert f(learner(), tmp_path/'s.pt2').is_file()
+
+
+# ---- unusual calls
+
+S,T = student,lambda: get_model(SMALL, 10, 1).eval()
+UNUSUAL = {   # each is refused with one sentence that begins as said
+    'fold nothing': (lambda f: fold_batchnorm(None), 'model: '), 'fold a list': (lambda f: fold_batchnorm([T()]), 'model: '),
+    'fold a Learner': (lambda f: fold_batchnorm(learner()), 'model: '), 'fold with an array': (lambda f: fold_batchnorm(T(), X.numpy()), 'x: '),
+    'fold with a number': (lambda f: fold_batchnorm(T(), 3), 'x: '), 'fold an LSTM': (lambda f: fold_batchnorm(nn.LSTM(3, 4)), 'x: |model: '),
+    'fuse a plain network': (lambda f: FusedStudent(T()), 'student: '), 'fuse nothing': (lambda f: FusedStudent(None), 'student: '),
+    'deploy a Learner': (lambda f: deploy(learner()), 'student: '), 'keep none': (lambda f: deploy(S(), 0), 'keep: '),
+    'keep all by name': (lambda f: deploy(S(), 'all'), 'keep: '), 'save a folded student': (lambda f: save_student(deploy(S()), f), 'source: .* folded'),
+    'a name with a folder': (lambda f: save_student(S(), f, name='../s'), 'name: '), 'a name that is a number': (lambda f: save_student(S(), f, name=3), 'name: '),
+    'a tensor in the manifest': (lambda f: save_student(S(), f, note=torch.ones(2)), 'folder: '), 'no folder': (lambda f: save_student(S(), None), 'folder: '),
+    'load a folder': (lambda f: load_student(f), 'path: '), 'load a number': (lambda f: load_student(3), 'path: '),
+    'load into a Learner': (lambda f: load_student(save_student(S(), f), learner()), 'student: '),
+    'load into another network': (lambda f: load_student(save_student(S(), f), T()), 'path: '),
+    'export to a folder': (lambda f: save_onnx(S(), f, X), 'path: '), 'export a name': (lambda f: save_onnx('resnet8', f/'s.onnx', X), 'student: '),
+    'export a number': (lambda f: save_exported(3, f/'s.pt2', X), 'student: '), 'an ending in capitals': (lambda f: export_student(S(), f/'s.ONNX', X), 'path: '),
+    'no ending': (lambda f: export_student(S(), f/'s', X), 'path: '), 'a network as a Learner': (lambda f: export_student(S(), f/'s.pkl', X), 'student: '),
+    'no teachers': (lambda f: optimize_teachers([]), 'teachers: '), 'a number as teachers': (lambda f: optimize_teachers(3), 'teachers: '),
+    'teachers with a text': (lambda f: optimize_teachers([T()], x='a'), 'x: '), 'teachers with one picture': (lambda f: optimize_teachers([T()], x=X[0]), 'x: '),
+    'teachers of two kinds of images': (lambda f: optimize_teachers([T(), get_model(SMALL, 10, 3)]), 'x: found no images'),
+    'a rate of None': (lambda f: sgd(lr=None), 'lr: '), 'a negative momentum': (lambda f: sgd(mom=-1), 'mom: '),
+    'two precisions': (lambda f: quiet_fit(learner(cbs=BF16Callback()).to_fp16()), '2 callbacks of mixed precision'),
+    'no such compiler': (lambda f: quiet_fit(learner(cbs=CompileCallback(backend='nope'))), 'backend or mode: '),
+    'a graph of a Learner': (lambda f: network_graph(learner()), 'student: '), 'a graph of a gate': (lambda f: network_graph(S(fusion='gate')), 'student: '),
+    'run with an array': (lambda f: run_graph(network_graph(S()), X.numpy()), 'x: '), 'run with other channels': (lambda f: run_graph(network_graph(S()), X.repeat(1, 3, 1, 1)), 'x: '),
+    'run a list': (lambda f: run_graph([1], X), 'graph: '), 'a tensor in the JSON': (lambda f: save_graph(network_graph(S()), f/'s.json', a=torch.ones(1)), 'path: '),
+    'load no graph': (lambda f: load_graph(None), 'path: '), 'a repository that is a file': (lambda f: from_hub(save_student(S(), f)), 'repo: '),
+    'a repository that is a number': (lambda f: from_hub(3), 'repo: '), 'push what is not there': (lambda f: push_teacher_hub('no.safetensors', 'a/b', token='t'), 'teachers: '),
+    'checkpoints nowhere': (lambda f: Checkpoint(None), 'folder: '), 'keep a text': (lambda f: Checkpoint(f, keep='2'), 'keep: '),
+    'keep one and a half': (lambda f: Checkpoint(f, keep=1.5), 'keep: '), 'no bytes': (lambda f: Checkpoint(f, memo_bytes=None), 'memo_bytes: '),
+    'save a class': (lambda f: save_teacher(type(T()), f/'t.safetensors'), 'model: '), 'save nowhere': (lambda f: save_teacher(T(), None), 'path: '),
+    'save with a text': (lambda f: save_teacher(T(), f/'t.safetensors', x='a'), 'x: '), 'save with other channels': (lambda f: save_teacher(T(), f/'t.safetensors', x=torch.zeros(2, 3, 8, 8)), 'x: '),
+    'a fingerprint that is a number': (lambda f: save_teacher(T(), f/'t.safetensors', fingerprint=3), 'fingerprint: '),
+    'half by word': (lambda f: save_teacher(T(), f/'t.safetensors', half='yes'), 'half: '), 'accuracy NaN': (lambda f: save_teacher(T(), f/'t.safetensors', accuracy=float('nan')), 'accuracy: '),
+    'a number as builder': (lambda f: save_teacher(T(), f/'t.safetensors', builder=3), 'builder: '), 'build from nothing': (lambda f: build_network({}), 'info: ')}
+
+def quiet_fit(l):
+    with l.no_bar(), l.no_logging(): l.fit(1)
+
+@pytest.mark.parametrize('name', UNUSUAL)
+def test_an_unusual_call_is_one_sentence(name, tmp_path):
+    call, says = UNUSUAL[name]
+    refused(call, tmp_path, says=says)
+
+def test_unusual_calls_that_are_right(tmp_path):
+    s = S()
+    assert deploy(deploy(s))(X).allclose(s(X), atol=1e-4)                                      # folded twice
+    assert load_student(save_student(s, tmp_path/'a', name='v1.0')).manifest['n_branches']==2   # a name with a point
+    assert save_graph(network_graph(s), tmp_path/'new'/'s.json').is_file()                      # a new folder
+    train = S().train()
+    save_onnx(train, tmp_path/'s.onnx', X)
+    assert train.training                                                                       # the mode it had
+    loaded = load_exported(save_exported(s, tmp_path/'s.pt2', X))
+    assert loaded(X[:1]).allclose(s(X[:1]), atol=1e-5) and loaded.eval()(X).shape==(4, 10)
+    refused(loaded, torch.zeros(2, 1, 16, 16), says='x: the exported file raises')
+    refused(load_onnx(tmp_path/'s.onnx'), torch.zeros(2, 3, 8, 8), says='x: the ONNX file raises')
+    t = load_teacher(save_teacher(T().half(), tmp_path/'t.safetensors'))
+    assert next(t.parameters()).dtype==torch.float32
