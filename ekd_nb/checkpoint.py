@@ -205,7 +205,7 @@ class Checkpoint(Callback):
         expect(type(memo_bytes) is int and memo_bytes>=0, 'memo_bytes', memo_bytes, 'a number of bytes, 0 or more')
         self.folder,self.keep,self.memo_bytes = as_path(folder, 'folder').absolute(),keep,memo_bytes
         self.n_fit,self._misses = -1,None   # fits of this Learner so far; misses of the cache when it was saved
-        self.image_size = None              # of an image that it trains on: (channels, height, width)
+        self.image_size,self.images = None,None   # (channels, height, width) of an image; digest of the training images
         self._begin()
 
     def _begin(self):
@@ -261,7 +261,7 @@ def _check(self:Checkpoint, path, s):
     if ranks!=here:
         raise EKDError(f'folder: {path} belongs to a run of {ranks} processes, this one has {here}; start as many or choose another folder')
     if s['data']!=self._data(): raise EKDError(f'folder: {path} belongs to a run on other data; choose another folder')
-    if s.get('images', rows := _images_digest(self.learn.dls))!=rows:   # files of before have none
+    if s.get('images', self.images)!=self.images:   # files of before have none
         raise EKDError(f'folder: {path} belongs to a run on other training images of these data; with this split, images that it '
                        'was trained on could be validation images; choose another folder, or split with a fixed seed')
     def shapes(state): return {k: list(v.shape) for k,v in state.items()}
@@ -278,7 +278,7 @@ def _data(self:Checkpoint): return str(getattr(self.learn.dls, 'data_fingerprint
 def _images_digest(dls):
     "Digest of the training images by row, index or the end of their path; None where they have no names"
     names = image_names(dls.train)
-    def short(o): return '/'.join(Path(o).parts[-3:]) if isinstance(o, str) else str(o)
+    def short(o): return '/'.join(o.split(os.sep)[-3:]) if isinstance(o, str) else str(o)
     return None if names is None else short_digest(sorted(short(o) for _,o in names))
 
 # %% ../nbs/09_checkpoint.ipynb #dec0c9b0
@@ -322,7 +322,7 @@ def _save(self:Checkpoint):
     rngs = gather_objects(rng_state(self.learn.dls.train))
     if rank_distrib(): return
     s = dict(fit=self.n_fit, epoch=epoch, n_epoch=self.learn.n_epoch, stopped=self.stopped, data=self._data())
-    s |= dict(rng=rngs[0], other_rngs=rngs[1:], images=_images_digest(self.learn.dls))
+    s |= dict(rng=rngs[0], other_rngs=rngs[1:], images=self.images)
     s |= {k: v for k,v in ((k, p.read(self.learn)) for k,p in PARTS.items()) if v is not None}
     out = io.BytesIO()
     torch.save(to_plain_types(s), out)
@@ -353,6 +353,7 @@ def before_fit(self:Checkpoint):
     self.n_fit += 1
     self._begin()
     self._open()
+    self.images = _images_digest(self.learn.dls)
     self.state = s = self._newest()
     if s: self.start_epoch = self.learn.n_epoch if s['stopped'] or s['fit']>self.n_fit else s['epoch']+1
 

@@ -9,7 +9,7 @@ __all__ = ['n_items', 'last_batch_size', 'n_batches', 'image_names', 'shared_ima
            'read_batches', 'PlainLoader', 'in_order', 'PlainLoaders', 'exportable']
 
 # %% ../nbs/02_loaders.ipynb #a1b2c3d2
-import sys
+import os, sys
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -83,7 +83,7 @@ def image_names(
     if n is None: return None
     if idx is None: idx = range(n)
     files = _files(ds)
-    return [('file', str(Path(files[i]).absolute())) if files else (id(ds), i) for i in idx]
+    return [('file', os.path.abspath(files[i])) if files else (id(ds), i) for i in idx]
 
 def _files(ds):
     "The files of a data set of torchvision or fastai; none where its items are something else"
