@@ -281,9 +281,10 @@ def test_workers_that_stay_and_an_error_of_ours_in_a_worker(pictures):
 
 def test_a_damaged_picture_is_named_when_teachers_are_tried(pictures):
     d = folder_dls(pictures)
-    damage(d.valid.items[0], False)
-    with pytest.raises(EKDError, match='dls: a batch of labelled images cannot be made .*png'):
-        ekd_learner(d, SMALL, [get_model(SMALL, 2)])
+    for i, kind in ((5, 'labelled'), (0, 'validation')):   # of the second batch, of the first
+        damage(d.valid.items[i], False)
+        with pytest.raises(EKDError, match=f'dls: a batch of {kind} images cannot be made .*png'):
+            ekd_learner(d, SMALL, [get_model(SMALL, 2)])
 
 def test_an_error_in_a_step_is_not_one_of_the_data():
     from fastai.callback.core import Callback
