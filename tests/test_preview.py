@@ -263,7 +263,7 @@ def test_a_phone_shows_name_and_value_of_every_table_of_results(project):
     with sync_playwright() as p:
         tab = chromium(p).new_page(viewport=dict(width=390, height=844))
         tab.goto((project.root/'_preview/x.html').as_uri())
-        assert not tab.evaluate(check.PHONE_TABLE)
+        assert not tab.evaluate(check.PHONE_TABLE.replace('.slice(0, 1)', ''))
         moved = tab.evaluate("""() => [...document.querySelectorAll('main table')].map(t => {
             const left = () => t.tBodies[0].rows[0].cells[0].getBoundingClientRect().left, before = left()
             t.scrollLeft = 200

@@ -9,7 +9,7 @@ or whose ink is faint on either (below 4; no ink has more than 4.2 on both), wri
 too small (letters below 9 pixels, measured in letters.py), navigation without a name, pages over 600 kB (with what all
 pages share: over 2 MB), a start page of more than 120 words before its commands or without its sentence, its two
 pictures, its verdict and its doors on the first screen, and pages of results that do not answer on theirs, show more
-than a box, a figure and a small table unfolded, or have a table whose second column a phone does not show.
+than a box, a figure and a small table unfolded, or begin with a table whose second column a phone does not show.
 `--shots` writes a picture of every page. Without a Chromium it says so and passes.
 """
 import argparse, functools, http.server, shutil, sys, threading, time
@@ -30,21 +30,26 @@ FIRST_SCREEN = """height => [...document.querySelectorAll('main .callout p')]
   .map(p => Math.round(p.getBoundingClientRect().bottom + scrollY)).filter(y => y > height)
   .map(y => `what was found ends at ${y} px; a first screen has ${height}`)"""
 HOME_SCREEN = """height => {
-  const all = what => [...document.querySelectorAll('main ' + what)], doors = all('.doors a')
-  const said = all('p').filter(p => !p.closest('header, .doors, .cell-output, .caption') && !p.matches('.description, .actions') && p.textContent.trim())
-  const parts = [['sentence', said[0]], ['picture of the idea', all('img')[0]], ['figure of the result', all('img')[1]],
-                 ['verdict', said.find(p => p.querySelector('strong') && all('img')[1]?.compareDocumentPosition(p) & 4)], ['third door', doors[2]], ['last door', doors.at(-1)]]
-  return parts.map(([name, e]) => [name, e && Math.round(e.getBoundingClientRect().bottom + scrollY)]).filter(([, y]) => !(y <= height))
+  const all = what => [...document.querySelectorAll('main ' + what)], [idea, result] = all('img'), doors = all('.doors a')
+  const said = all('p').filter(p => !p.closest('header, .doors, .cell-output, .caption, .description, .actions'))
+    .filter(p => p.textContent.trim())
+  const verdict = said.find(p => p.querySelector('strong') && result?.compareDocumentPosition(p) & 4)
+  const parts = {sentence: said[0], 'picture of the idea': idea, 'figure of the result': result, verdict,
+                 'third door': doors[2], 'last door': doors.at(-1)}
+  return Object.entries(parts).map(([name, e]) => [name, e && Math.round(e.getBoundingClientRect().bottom + scrollY)])
+    .filter(([, y]) => !(y <= height))
     .map(([name, y]) => y ? `its ${name} ends at ${y} px; a first screen has ${height}` : `has no ${name}`)
 }"""
-PHONE_TABLE = """() => [...document.querySelectorAll('main table')].filter(t => t.clientWidth && t.rows[0]?.cells.length > 1)
+PHONE_TABLE = """() => [...document.querySelectorAll('main table')]
+  .filter(t => t.clientWidth && t.rows[0]?.cells.length > 1).slice(0, 1)
   .flatMap(t => {
-    const [name, value] = [...(t.tBodies[0]?.rows[0] || t.rows[0]).cells], right = Math.round(value.getBoundingClientRect().right)
+    const [name, value] = [...(t.tBodies[0]?.rows[0] || t.rows[0]).cells]
+    const right = Math.round(value.getBoundingClientRect().right)
     const of = `the table of ${t.rows[0].textContent.trim().replace(/\\s+/g, ' ').slice(0, 40)}`
     return [getComputedStyle(name).position != 'sticky' && `the first column of ${of} does not stay`,
             right > innerWidth && `the second column of ${of} ends at ${right} px of ${innerWidth}`].filter(Boolean)
   })"""
-MIN_LETTERS = 9-.2   # pixels
+MIN_LETTERS = 9-.6   # pixels; letters are drawn, and measured, in whole ones
 MAX_WORDS = 120   # of the start page before its commands
 MAX_PAGE, MAX_SHARED = 600_000, 2_200_000   # bytes: a page with its pictures; with what Quarto's pages share, 1.6 MB
 HEAVY = 'ask.html',   # a page that brings a network with it
@@ -75,7 +80,7 @@ def too_small(tab, folder):
         file = folder/unquote(path).lstrip('/')
         letters = measured(file) if file.suffix == '.png' and file.is_file() else None
         if letters and letters*scale < MIN_LETTERS: yield f'letters in picture {name} are {letters*scale:.1f} px high'
-        elif scale*MOST_SHRUNK < 1: yield f'picture {name} is shown at {scale:.2f} of its size: its writing is too small'
+        elif scale*MOST_SHRUNK < 1: yield f'picture {name} is shown at {scale:.2f} of its size: too small'
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
