@@ -30,10 +30,10 @@ FIRST_SCREEN = """height => [...document.querySelectorAll('main .callout p')]
   .map(p => Math.round(p.getBoundingClientRect().bottom + scrollY)).filter(y => y > height)
   .map(y => `what was found ends at ${y} px; a first screen has ${height}`)"""
 HOME_SCREEN = """height => {
-  const all = what => [...document.querySelectorAll('main ' + what)], [idea, result] = all('img'), doors = all('.doors a')
+  const all = what => [...document.querySelectorAll('main ' + what)], [idea, result] = all('img')
   const said = all('p').filter(p => !p.closest('header, .doors, .cell-output, .caption, .description, .actions'))
     .filter(p => p.textContent.trim())
-  const verdict = said.find(p => p.querySelector('strong') && result?.compareDocumentPosition(p) & 4)
+  const doors = all('.doors a'), verdict = said.find(p => p.querySelector('strong') && result?.compareDocumentPosition(p) & 4)
   const parts = {sentence: said[0], 'picture of the idea': idea, 'figure of the result': result, verdict,
                  'third door': doors[2], 'last door': doors.at(-1)}
   return Object.entries(parts).map(([name, e]) => [name, e && Math.round(e.getBoundingClientRect().bottom + scrollY)])
