@@ -200,7 +200,8 @@ def in_order(
 )->TorchDataLoader: # the same images, in order; `dl` itself where it makes its own batches
     "A loader for `get_preds`"
     if 'shuffled' in kwargs:
-        raise EKDError('tta: got a PyTorch loader, which has no transforms to vary; expected one of fastai or of image_dls')
+        raise EKDError('tta: got a PyTorch loader, which has no transforms to vary; expected one of fastai or '
+                       'of image_dls')
     if not isinstance(dl, TorchDataLoader) or type(dl.batch_sampler) is not BatchSampler: return dl
     same = {k: getattr(dl, k) for k in ('num_workers', 'collate_fn', 'pin_memory', 'timeout', 'worker_init_fn')}
     new = PlainLoader(dl.dataset, dl.batch_size, sampler=_in_order(dl.sampler, dl.dataset), drop_last=drop_last, **same)
