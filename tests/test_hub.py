@@ -141,7 +141,8 @@ def test_a_network_that_fails(monkeypatch):
     def broken(*args, **kw): raise ConnectionError('no route\nto host')
     monkeypatch.setattr('huggingface_hub.snapshot_download', broken)
     monkeypatch.setattr('huggingface_hub.HfApi.create_repo', broken)
-    assert refused(from_hub, 'me/a').startswith('repo: cannot read me/a from the Hub (no route); expected an existing one')
+    said = refused(from_hub, 'me/a')
+    assert said.startswith('repo: cannot read me/a from the Hub (no route); expected an existing one')
     assert 'cannot write to me/a' in refused(push_teacher_hub, get_model('resnet8-w6', 10, 1), 'me/a', token='t')
 
 

@@ -23,6 +23,7 @@ from ekd_nb.learner import ekd_learner
 from ekd_nb.losses import EKDLoss
 from ekd_nb.speed import BF16Callback, CompileCallback
 from ekd_nb.student import branched_student
+from ekd_nb.teachers import TeacherEnsemble
 from ekd_nb.watch import StopOnNonFinite, WarnDeadBranch
 
 warnings.filterwarnings('ignore')
@@ -36,7 +37,8 @@ def kept(l, which=1):
 def settings(cb):
     "The arguments of a callback that it keeps as attributes"
     names = inspect.signature(type(cb)).parameters
-    return {k: v for k, v in vars(cb).items() if k in names and isinstance(v, (int, float, str, bool, type(None), torch.dtype))}
+    plain = (int, float, str, bool, type(None), torch.dtype)
+    return {k: v for k, v in vars(cb).items() if k in names and isinstance(v, plain)}
 
 class OwnStop(StopOnNonFinite):
     "A caller's class in place of ours"
@@ -44,9 +46,9 @@ class OwnStop(StopOnNonFinite):
         super().__init__(every)
         self.note = note
 
-CARRIED = [StopOnNonFinite(every=5), OwnStop(7, 'b'), GradientClip(.25), GradientAccumulation(24), MixUp(.7), CutMix(.3),
-           MixedPrecision(AMPMode.BF16), BF16Callback(), ChannelsLast(), BnFreeze(), TerminateOnNaNCallback(),
-           MCDropoutCallback(), ShortEpochCallback(.5), CompileCallback('default', 'eager')]
+CARRIED = [StopOnNonFinite(every=5), OwnStop(7, 'b'), GradientClip(.25), GradientAccumulation(24), MixUp(.7),
+           CutMix(.3), MixedPrecision(AMPMode.BF16), BF16Callback(), ChannelsLast(), BnFreeze(),
+           TerminateOnNaNCallback(), MCDropoutCallback(), ShortEpochCallback(.5), CompileCallback('default', 'eager')]
 LEFT = [lambda f: EarlyStoppingCallback('branch_1', patience=7), lambda f: SaveModelCallback(fname='best'),
         lambda f: ReduceLROnPlateau(patience=7), lambda f: CSVLogger(f/'a.csv'), lambda f: ShowGraphCallback(),
         lambda f: ParamScheduler({'lr': SchedNo(1., 1.)}), lambda f: Checkpoint(f/'c', keep=5), lambda f: Callback()]
@@ -82,8 +84,7 @@ def test_every_callback_of_fastai_is_carried_or_named():
 
 def test_arguments_of_distill_callback_are_kept():
     ts = teachers()
-    cb = DistillCallback(__import__('ekd_nb.teachers').teachers.TeacherEnsemble(ts), memo=True, n_views=3, budget=12345678,
-                         dtype=torch.float32)
+    cb = DistillCallback(TeacherEnsemble(ts), memo=True, n_views=3, budget=12345678, dtype=torch.float32)
     s = branched_student(SMALL, 2, 10, in_channels=1, size=8)
     l = Learner(dls(), s, loss_func=EKDLoss(gamma=0.), cbs=cb)
     new = l.keep(1)
@@ -101,10 +102,12 @@ def test_a_watcher_that_was_removed_stays_away():
 def test_settings_of_the_learner_are_kept():
     from functools import partial
     from fastai.optimizer import SGD
-    l = learner(lr=.05, wd=.2, moms=(.9, .8, .9), wd_bn_bias=True, train_bn=False, opt_func=partial(SGD, mom=.5), path='.', model_dir='m')
+    l = learner(lr=.05, wd=.2, moms=(.9, .8, .9), wd_bn_bias=True, train_bn=False, opt_func=partial(SGD, mom=.5),
+                path='.', model_dir='m')
     l.recorder.train_metrics,l.recorder.add_time = True,False
     new = l.keep([1])
-    for k in ('lr', 'wd', 'moms', 'wd_bn_bias', 'train_bn', 'opt_func', 'path', 'model_dir', 'splitter'): assert getattr(new, k)==getattr(l, k)
+    for k in ('lr', 'wd', 'moms', 'wd_bn_bias', 'train_bn', 'opt_func', 'path', 'model_dir', 'splitter'):
+        assert getattr(new, k)==getattr(l, k), k
     assert new.recorder.train_metrics and not new.recorder.add_time and new.dls is l.dls
 
 @pytest.mark.parametrize('fusion', ['mean', 'prob', 'gate'])
@@ -128,7 +131,8 @@ def test_keep_in_the_middle_of_a_fit_changes_nothing():
         def after_batch(self): self.learn.model.keep(1)
     def weights(*cbs):
         torch.manual_seed(0)
-        l = ekd_learner(dls(seed=1), SMALL, teachers(), hints=['stages.layer2', 'body'], loss_func=EKDLoss(gamma=1.), judge=False, cbs=list(cbs))
+        l = ekd_learner(dls(seed=1), SMALL, teachers(), hints=['stages.layer2', 'body'], loss_func=EKDLoss(gamma=1.),
+                        judge=False, cbs=list(cbs))
         torch.manual_seed(1)
         return torch.cat([p.detach().flatten() for p in fit(l).model.parameters()])
     assert torch.equal(weights(), weights(Keep()))

@@ -160,7 +160,8 @@ def test_l_one_image_is_left_by_a_loader_of_fastai():
     ds = TensorDataset(torch.randn(33, 3, 32, 32), torch.arange(33)%4)
     def go(**kw):
         d = DataLoaders(FastaiLoader(ds, bs=16, **kw), FastaiLoader(ds, bs=16))
-        return ekd_learner(d, lambda: tv.resnet18(num_classes=4), n_branches=2, n_out=4, split='layer3', loss_func=LABELS)
+        return ekd_learner(d, lambda: tv.resnet18(num_classes=4), n_branches=2, n_out=4, split='layer3',
+                           loss_func=LABELS)
     with pytest.raises(EKDError, match='the last batch has one image .33 images, bs=16.'): go()
     fit(go(drop_last=True))
 

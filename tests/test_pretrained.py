@@ -59,8 +59,8 @@ def adapted(w, channels):
     return w.repeat(1, 2, 1, 1)[:, :channels]*(3/channels) if channels!=3 else w
 
 def learner(name, channels=3, **kw):
-    loss = EKDLoss(gamma=0.)
-    return ekd_learner(images(channels), name, [Net(4, channels), Net(4, channels)], pretrained=True, judge=False, loss_func=loss, **kw)
+    d, ts = images(channels), [Net(4, channels), Net(4, channels)]
+    return ekd_learner(d, name, ts, pretrained=True, judge=False, loss_func=EKDLoss(gamma=0.), **kw)
 
 
 @pytest.mark.parametrize('channels', [3, 1, 4])
@@ -73,8 +73,9 @@ def test_a_name_begins_with_its_weights(name, channels, files, capsys):
         torch.equal(v, p) for b in l.model.branches for p in b.parameters())]
     assert kept, 'no weights of the file in the branches'
     assert 'weights: trunk kept; branches 0, 1 kept' in ''.join(capsys.readouterr())
-    assert all(torch.equal(p, q) for p, q in zip(l.model.branches[0].body.parameters(), l.model.branches[1].body.parameters()))
-    assert not torch.equal(l.model.branches[0].head.weight, l.model.branches[1].head.weight)   # new classifiers
+    a, b = l.model.branches
+    assert all(torch.equal(p, q) for p, q in zip(a.body.parameters(), b.body.parameters()))
+    assert not torch.equal(a.head.weight, b.head.weight)   # new classifiers
     l.model.eval()
     with torch.no_grad(): assert l.model(torch.randn(2, channels, 32, 32)).shape==(2, 4)
 

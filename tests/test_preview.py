@@ -346,7 +346,8 @@ def test_what_quarto_writes_has_the_look_and_the_names_of_the_site(tmp_path):
     with sync_playwright() as p:
         chrome = p.chromium.launch(executable_path=browser, args=check.FLAGS)
         tab = chrome.new_page()
-        assert not (bad := check.look(tab, base, 'page.html', tmp_path)[0]), bad   # among others: the last navigation has its name
+        bad = check.look(tab, base, 'page.html', tmp_path)[0]
+        assert not bad, bad   # among others: the last navigation has its name
         tab.set_viewport_size({'width': 1280, 'height': 900})
         tab.evaluate(check.SET_THEME, False)
         def style(where, name): return tab.evaluate(STYLE, [where, name])
@@ -409,7 +410,8 @@ UNANSWERED = {   # what is said of a page of results -> its content
     'the second column of the table of m3 ends at': BOX+DOT+'<style>td {min-width: 300px}</style>'+table(3),
     'the first column of the table of m3 does not stay': ANSWER,
     'what was found ends at': ANSWER.replace('<p>Found', '<p style="padding-top:900px">Found'),
-    '': f'<style>td {{position: sticky}}</style>{ANSWER}<details><summary>more</summary>{DOT}{table(1, 3, 2)}</details>'}
+    '': f'<style>td {{position: sticky}}</style>{ANSWER}'
+        f'<details><summary>more</summary>{DOT}{table(1, 3, 2)}</details>'}
 
 
 def drawing(path, size, paper, ink=None):

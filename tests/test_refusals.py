@@ -36,7 +36,8 @@ def calls():
             yield f'{file.relative_to(PACKAGE.parent)}:{node.lineno}', ast.unparse(node.func).split('.')[-1], node
 
 RAISED = [(at, sentence(n.args[0])) for at, f, n in calls() if f in ERRORS and n.args]
-EXPECTED = [(at, [sentence(a) for a in n.args[1:4]], n) for at, f, n in calls() if f == 'expect' and 'core.py' not in at]
+EXPECTED = [(at, [sentence(a) for a in n.args[1:4]], n) for at, f, n in calls()
+            if f == 'expect' and 'core.py' not in at]
 
 
 def arguments():
@@ -79,7 +80,8 @@ def test_the_exceptions_are_few_and_needed():
 
 def test_nothing_takes_the_first_line_of_an_error_that_has_none():
     "`AssertionError()` has no line at all"
-    for file in PACKAGE.rglob('*.py'): assert not re.search(r'str\(e\w*\)\.splitlines\(\)\[0\]', file.read_text()), file.name
+    for file in PACKAGE.rglob('*.py'):
+        assert not re.search(r'str\(e\w*\)\.splitlines\(\)\[0\]', file.read_text()), file.name
 
 def test_the_rule_is_one():
     assert not ADVICE.search('names: got 3 for 2 teachers') and ADVICE.search('names: got 3, expected 2')

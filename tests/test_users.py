@@ -572,7 +572,8 @@ MAKERS = [lambda d: teacher_learner(d, SMALL, n_out=10),
     (torch.full((32, 10), .1), 'a batch has labels float32 [16, 10], expected class numbers, int [B]: y.argmax(1), '
      'or MultiLabelEKDLoss() if an image may have several'),
     (Y+1, 'the first batch has label 10, expected 0 to 9 for 10 classes: subtract 1 from labels that begin at 1'),
-    (Y-1, 'the first batch has label -1, expected 0 to 9 for 10 classes: images without a label are for UnlabeledImages'),
+    (Y-1, 'the first batch has label -1, expected 0 to 9 for 10 classes: '
+     'images without a label are for UnlabeledImages'),
 ])
 def test_labels_of_another_form(make, y, says): refused(lambda: make(pairs(X, y)), 'dls: '+says)
 
@@ -589,8 +590,8 @@ def test_labels_of_any_whole_type_train_alike(kind):
 @pytest.mark.parametrize('kind', [torch.float32, torch.int64, torch.bool])
 def test_one_hot_labels(kind):
     y = torch.eye(10)[Y].to(kind)
-    refused(lambda: MAKERS[1](pairs(X, y)), f'dls: a batch has labels {str(kind)[6:]} [16, 10], expected class numbers, int [B]: '
-            'y.argmax(1), or MultiLabelEKDLoss() if an image may have several')
+    refused(lambda: MAKERS[1](pairs(X, y)), f'dls: a batch has labels {str(kind)[6:]} [16, 10], '
+            'expected class numbers, int [B]: y.argmax(1), or MultiLabelEKDLoss() if an image may have several')
     with pytest.warns(UserWarning, match='exactly one label.*y.argmax'): l = MAKERS[0](pairs(X, y))
     assert fit(l).recorder.metric_names[-2] == 'accuracy_multi'   # several labels are learned, and that is said
 
@@ -604,18 +605,23 @@ def test_batches_that_are_dictionaries():
     dl = DataLoader([(r['pixel_values'], r['labels']) for r in rows], 16)   # the advice
     for make in MAKERS: fit(make(DataLoaders(dl, dl)))
     dl = DataLoader([dict(a=1) for _ in range(16)], 8)
-    refused(lambda: MAKERS[0](DataLoaders(dl, dl)), 'dls: a batch is dict, expected images and labels, not a dictionary')
+    refused(lambda: MAKERS[0](DataLoaders(dl, dl)),
+            'dls: a batch is dict, expected images and labels, not a dictionary')
 
 @pytest.mark.parametrize('x, says', [
-    (torch.randn(32, 8, 8, 3), 'images float32 [16, 8, 8, 3], channels last; expected [B,channels,H,W]: x.permute(0, 3, 1, 2)'),
-    (torch.randn(32, 8, 8, 1), 'images float32 [16, 8, 8, 1], channels last; expected [B,channels,H,W]: x.permute(0, 3, 1, 2)'),
-    (torch.randn(32, 8, 8), 'inputs float32 [16, 8, 8], expected images [B,channels,H,W]; unsqueeze(1) gives grey images their channel'),
+    (torch.randn(32, 8, 8, 3),
+     'images float32 [16, 8, 8, 3], channels last; expected [B,channels,H,W]: x.permute(0, 3, 1, 2)'),
+    (torch.randn(32, 8, 8, 1),
+     'images float32 [16, 8, 8, 1], channels last; expected [B,channels,H,W]: x.permute(0, 3, 1, 2)'),
+    (torch.randn(32, 8, 8),
+     'inputs float32 [16, 8, 8], expected images [B,channels,H,W]; unsqueeze(1) gives grey images their channel'),
     (torch.zeros(32, 1, 8, 8, dtype=torch.uint8), 'images uint8 [16, 1, 8, 8], expected floats: normalise them')])
 def test_images_of_another_form(x, says):
     for make in MAKERS: refused(lambda: make(pairs(x, Y)), f'dls: a batch has {says}')
 
 def test_images_that_are_not_normalised_are_said():
-    with pytest.warns(UserWarning, match='values of up to 2..; are they normalised'): MAKERS[0](pairs(X.abs().clamp(0, 1)*255, Y))
+    with pytest.warns(UserWarning, match='values of up to 2..; are they normalised'):
+        MAKERS[0](pairs(X.abs().clamp(0, 1)*255, Y))
 
 def test_arrays_of_another_form():
     import numpy as np
@@ -624,23 +630,28 @@ def test_arrays_of_another_form():
     x[:, 0, 0, 0] = y
     def make(x, y, n=10): return ImageArrays.from_arrays('my', x, y, x, y, range(n), warn=False)
     good = make(x, y)
-    images, labels = 'my: x_train is {}, expected uint8 [N,H,W,C] with C 1 or 3: {}', \
-        'my: y_train is {}, expected integers [10], one for each image: {}'
+    def images(got, advice): return f'my: x_train is {got}, expected uint8 [N,H,W,C] with C 1 or 3: {advice}'
+    def labels(got, advice): return f'my: y_train is {got}, expected integers [10], one for each image: {advice}'
     chw = x.transpose(0, 3, 1, 2)
-    for bad, says in [(chw, images.format('uint8 [10, 3, 32, 32]', 'x.transpose(0, 2, 3, 1) for [N,C,H,W]')),
-                      (x[..., 0], images.format('uint8 [10, 32, 32]', 'x[..., None] for grey images')),
-                      (x/255, images.format('float64 [10, 32, 32, 3]', '(x*255).round().astype(np.uint8) for floats from 0 to 1')),
-                      (torch.tensor(x), images.format('torch.uint8 [10, 32, 32, 3]', 'np.asarray(…)'))]:
+    for bad, says in [
+            (chw, images('uint8 [10, 3, 32, 32]', 'x.transpose(0, 2, 3, 1) for [N,C,H,W]')),
+            (x[..., 0], images('uint8 [10, 32, 32]', 'x[..., None] for grey images')),
+            (x/255, images('float64 [10, 32, 32, 3]', '(x*255).round().astype(np.uint8) for floats from 0 to 1')),
+            (torch.tensor(x), images('torch.uint8 [10, 32, 32, 3]', 'np.asarray(…)'))]:
         refused(lambda: make(bad, y), says)
-    for bad, says in [(y[:, None], labels.format('int64 [10, 1]', 'y.ravel().astype(int)')),
-                      (np.eye(10), labels.format('float64 [10, 10]', 'y.argmax(1) for one-hot labels')),
-                      (y/1., labels.format('float64 [10]', 'y.astype(int)')),
-                      (list(y), labels.format('list [10]', 'np.asarray(…)')),
-                      (y+1, 'my: y_train holds labels 1 to 10, expected 0 to 9 for 10 classes: subtract 1 from labels that begin at 1'),
-                      (y-1, 'my: y_train holds labels -1 to 8, expected 0 to 9 for 10 classes')]:
+    for bad, says in [
+            (y[:, None], labels('int64 [10, 1]', 'y.ravel().astype(int)')),
+            (np.eye(10), labels('float64 [10, 10]', 'y.argmax(1) for one-hot labels')),
+            (y/1., labels('float64 [10]', 'y.astype(int)')),
+            (list(y), labels('list [10]', 'np.asarray(…)')),
+            (y+1, 'my: y_train holds labels 1 to 10, expected 0 to 9 for 10 classes: '
+             'subtract 1 from labels that begin at 1'),
+            (y-1, 'my: y_train holds labels -1 to 8, expected 0 to 9 for 10 classes')]:
         refused(lambda: make(x, bad), says)
-    for a, b in [(chw.transpose(0, 2, 3, 1), y), ((x/255*255).round().astype(np.uint8), y), (x, y[:, None].ravel().astype(int)),
-                 (x, np.eye(10).argmax(1)), (x, (y/1.).astype(int)), (np.asarray(torch.tensor(x)), np.asarray(list(y)))]:
+    for a, b in [
+            (chw.transpose(0, 2, 3, 1), y), ((x/255*255).round().astype(np.uint8), y),
+            (x, y[:, None].ravel().astype(int)), (x, np.eye(10).argmax(1)), (x, (y/1.).astype(int)),
+            (np.asarray(torch.tensor(x)), np.asarray(list(y)))]:
         assert make(a, b).fingerprint == good.fingerprint   # each advice gives the same data
 
 
@@ -724,10 +735,11 @@ def test_a_builder_of_its_own_weights_keeps_them():
 
 @pytest.mark.parametrize('make', MAKERS, ids=['teacher', 'student'])
 @pytest.mark.parametrize('valid, says', [
-    ((X, Y, Y), 'a validation batch has 3 items (float32 [16, 1, 8, 8], int64 [16], int64 [16]), expected two: images and labels'),
+    ((X, Y, Y), 'a validation batch has 3 items (float32 [16, 1, 8, 8], int64 [16], int64 [16]), '
+     'expected two: images and labels'),
     ((X, Y.float()), 'a validation batch has labels float32 [16], expected class numbers, int [B]: y.long()'),
-    ((X, torch.eye(10)[Y]), 'a validation batch has labels float32 [16, 10], expected class numbers, int [B]: y.argmax(1), '
-     'or MultiLabelEKDLoss() if an image may have several'),
+    ((X, torch.eye(10)[Y]), 'a validation batch has labels float32 [16, 10], expected class numbers, int [B]: '
+     'y.argmax(1), or MultiLabelEKDLoss() if an image may have several'),
     ((torch.randn(32, 3, 8, 8), Y), 'a validation batch has images of 3 channels, expected 1 as in training'),
     (((X*9).byte(), Y), 'a validation batch has images uint8 [16, 1, 8, 8], expected floats: normalise them')])
 def test_validation_batches_are_looked_at_before_training(make, valid, says):
@@ -747,8 +759,10 @@ def test_a_look_at_validation_draws_no_random_number():
 
 def test_loaders_that_lack_one():
     for make in MAKERS:
-        refused(lambda: make(DataLoaders(pairs(X, Y).train)), 'dls: got one loader, expected one for training and one for validation')
-        assert fit(make(DataLoaders(pairs(X, Y).train, pairs(X[:0], Y[:0]).train))).recorder.values[-1][1] is None   # nothing to measure
+        refused(lambda: make(DataLoaders(pairs(X, Y).train)),
+                'dls: got one loader, expected one for training and one for validation')
+        l = fit(make(DataLoaders(pairs(X, Y).train, pairs(X[:0], Y[:0]).train)))
+        assert l.recorder.values[-1][1] is None   # nothing to measure
 
 def test_images_in_double_precision():
     for make in MAKERS:
@@ -770,9 +784,11 @@ def test_networks_that_return_more_than_logits(wrap):
     class Wrapped(Net):
         def forward(self, x): return wrap(super().forward(x))
     kind = type(wrap(0)).__name__
-    refused(lambda: learner(ts=[Wrapped(10, 1)]), f'teachers: entry 0 (Wrapped) returns {kind}, expected logits [B,C]: '
+    refused(lambda: learner(ts=[Wrapped(10, 1)]),
+            f'teachers: entry 0 (Wrapped) returns {kind}, expected logits [B,C]: '
             'a module around it can return them alone')
-    refused(lambda: teacher_learner(dls(), Wrapped(10, 1)), f'arch: Wrapped returns {kind}, expected logits [B,10] alone')
+    refused(lambda: teacher_learner(dls(), Wrapped(10, 1)),
+            f'arch: Wrapped returns {kind}, expected logits [B,10] alone')
 
 def test_teachers_in_odd_containers():
     nets = teachers()

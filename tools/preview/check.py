@@ -33,7 +33,8 @@ HOME_SCREEN = """height => {
   const all = what => [...document.querySelectorAll('main ' + what)], [idea, result] = all('img')
   const said = all('p').filter(p => !p.closest('header, .doors, .cell-output, .caption, .description, .actions'))
     .filter(p => p.textContent.trim())
-  const doors = all('.doors a'), verdict = said.find(p => p.querySelector('strong') && result?.compareDocumentPosition(p) & 4)
+  const verdict = said.find(p => p.querySelector('strong') && result?.compareDocumentPosition(p) & 4)
+  const doors = all('.doors a')
   const parts = {sentence: said[0], 'picture of the idea': idea, 'figure of the result': result, verdict,
                  'third door': doors[2], 'last door': doors.at(-1)}
   return Object.entries(parts).map(([name, e]) => [name, e && Math.round(e.getBoundingClientRect().bottom + scrollY)])
