@@ -206,7 +206,8 @@ def in_order(
     same = {k: getattr(dl, k) for k in ('num_workers', 'collate_fn', 'pin_memory', 'timeout', 'worker_init_fn')}
     new = PlainLoader(dl.dataset, dl.batch_size, sampler=_in_order(dl.sampler, dl.dataset), drop_last=drop_last, **same)
     new.new = partial(in_order, new, vocab=vocab)
-    new.vocab = CategoryMap(list(vocab), sort=False) if vocab is not None and len(vocab) else None   # for ClassificationInterpretation
+    # for ClassificationInterpretation
+    new.vocab = CategoryMap(list(vocab), sort=False) if vocab is not None and len(vocab) else None
     return new
 
 # %% ../nbs/02_loaders.ipynb #623c7371

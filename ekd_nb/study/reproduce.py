@@ -194,8 +194,8 @@ def _seconds(p, left, arrays, config, n_jobs):
     p = replace(p, epochs=student_epochs(p, j.fraction), teacher_epochs=teacher_epochs(p, fraction))
     names = list(dict.fromkeys(o.method for o in left))
     teach,students = estimate(p, names, arrays, rows, valid_idxs, device, seen, config.threads)
-    slower = crowding(n_jobs) if device.type=='cpu' else 1.
     n_teachers = len(missing)*len(p.teachers)
+    slower = crowding(min(n_jobs, max(n_teachers, len(left)))) if device.type=='cpu' else 1.
     return side_by_side(teach/len(p.teachers), students/len(names), n_teachers, len(left), n_jobs, begin, slower)
 
 def _announce(p, jobs, left, config, arrays, n_jobs, log):
