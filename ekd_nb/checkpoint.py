@@ -155,7 +155,7 @@ def _load_scaler(learn, s):
 # %% ../nbs/09_checkpoint.ipynb #524ab5d1
 def _read_answers(learn):
     "What the network answers to two random images; None where it cannot be found out"
-    size = getattr(getattr(learn, 'checkpoint', None), 'image_size', None)
+    size = getattr(getattr(learn, 'checkpoint', None), 'probe_size', None)
     try: return probe_answers(_plain_call(learn), size) if size else None
     except Exception: return None   # of any kind: a network need not take random images
 
@@ -205,7 +205,7 @@ class Checkpoint(Callback):
         expect(type(memo_bytes) is int and memo_bytes>=0, 'memo_bytes', memo_bytes, 'a number of bytes, 0 or more')
         self.folder,self.keep,self.memo_bytes = as_path(folder, 'folder').absolute(),keep,memo_bytes
         self.n_fit,self._misses = -1,None   # fits of this Learner so far; misses of the cache when it was saved
-        self.image_size,self.images = None,None   # (channels, height, width) of an image; digest of the training images
+        self.probe_size,self.images = None,None   # (channels, height, width) of an image; digest of the training images
         self._begin()
 
     def _begin(self):
@@ -261,7 +261,7 @@ def _check(self:Checkpoint, path, s):
     if ranks!=here:
         raise EKDError(f'folder: {path} belongs to a run of {ranks} processes, this one has {here}; start as many or choose another folder')
     if s['data']!=self._data(): raise EKDError(f'folder: {path} belongs to a run on other data; choose another folder')
-    if s.get('images', self.images)!=self.images:   # files of before have none
+    if s.get('image_names') and self.images and s['image_names']!=self.images:   # files of before have none
         raise EKDError(f'folder: {path} belongs to a run on other training images of these data; with this split, images that it '
                        'was trained on could be validation images; choose another folder, or split with a fixed seed')
     def shapes(state): return {k: list(v.shape) for k,v in state.items()}
@@ -276,10 +276,11 @@ def _data(self:Checkpoint): return str(getattr(self.learn.dls, 'data_fingerprint
 
 # %% ../nbs/09_checkpoint.ipynb #95d78c47
 def _images_digest(dls):
-    "Digest of the training images by row, index or the end of their path; None where they have no names"
+    "Digest of the training images by row, index or path from the folder that holds them all; None without such names"
     names = image_names(dls.train)
-    def short(o): return '/'.join(o.split(os.sep)[-3:]) if isinstance(o, str) else str(o)
-    return None if names is None else short_digest(sorted(short(o) for _,o in names))
+    if names is None: return None
+    folder = os.path.commonprefix([o for kind,o in names if kind=='file']).rpartition(os.sep)[0]
+    return short_digest(sorted(o[len(folder):] if isinstance(o, str) else str(o) for _,o in names))
 
 # %% ../nbs/09_checkpoint.ipynb #dec0c9b0
 @patch(as_prop=True)
@@ -322,7 +323,7 @@ def _save(self:Checkpoint):
     rngs = gather_objects(rng_state(self.learn.dls.train))
     if rank_distrib(): return
     s = dict(fit=self.n_fit, epoch=epoch, n_epoch=self.learn.n_epoch, stopped=self.stopped, data=self._data())
-    s |= dict(rng=rngs[0], other_rngs=rngs[1:], images=self.images)
+    s |= dict(rng=rngs[0], other_rngs=rngs[1:], image_names=self.images)
     s |= {k: v for k,v in ((k, p.read(self.learn)) for k,p in PARTS.items()) if v is not None}
     out = io.BytesIO()
     torch.save(to_plain_types(s), out)
@@ -373,7 +374,7 @@ def before_epoch(self:Checkpoint):
 @patch
 def before_batch(self:Checkpoint):
     x = self.learn.xb[0] if len(self.learn.xb)==1 else None
-    self.image_size = tuple(x.shape[1:]) if isinstance(x, Tensor) and x.ndim==4 else None
+    self.probe_size = tuple(x.shape[1:]) if isinstance(x, Tensor) and x.ndim==4 else None
 
 @patch
 def after_epoch(self:Checkpoint):

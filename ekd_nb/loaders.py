@@ -6,10 +6,10 @@ Docs: https://ekd-nb.github.io/ekd_nb/loaders.html.md"""
 
 # %% auto #0
 __all__ = ['n_items', 'last_batch_size', 'n_batches', 'image_names', 'shared_images', 'batch_errors', 'named_files',
-           'read_batches', 'PlainLoader', 'in_order', 'PlainLoaders', 'exportable']
+           'read_batches', 'same_order', 'PlainLoader', 'in_order', 'PlainLoaders', 'exportable']
 
 # %% ../nbs/02_loaders.ipynb #a1b2c3d2
-import os, sys
+import os, random, sys
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,12 +17,15 @@ from pathlib import Path
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader as FastaiLoader
 from fastai.data.transforms import CategoryMap
+from fastai.torch_core import no_random
 from fastcore.foundation import L
+import torch
 from torch import Tensor
 from torch._utils import ExceptionWrapper
 from torch.utils.data import (BatchSampler, DataLoader as TorchDataLoader, IterableDataset, RandomSampler,
-                              SequentialSampler, SubsetRandomSampler, WeightedRandomSampler)
+                              SequentialSampler, Subset, SubsetRandomSampler, WeightedRandomSampler)
 from torch.utils.data._utils import worker
+from torch.utils.data.distributed import DistributedSampler
 
 from .core import EKDError, expect, first_line
 
@@ -68,35 +71,57 @@ def n_batches(
     except TypeError: raise EKDError(f'{what} does not say how many batches it has, expected a length') from None
 
 # %% ../nbs/02_loaders.ipynb #2025d312
+_MOST_NAMED = 200_000   # images; the names of more would take seconds
+_WHOLE = SequentialSampler, RandomSampler, WeightedRandomSampler, DistributedSampler   # may draw any image
+
+def _sampler(dl):
+    "What chooses the images of a PyTorch loader; None where that makes batches in a way of its own"
+    batches = dl.batch_sampler
+    if batches is None: return dl.sampler
+    return batches.sampler if type(batches) is BatchSampler else None
+
+def _rows(dl):
+    "Which items of its data set a loader may draw; None where that is not known"
+    if isinstance(dl.dataset, IterableDataset): return None
+    if isinstance(dl, FastaiLoader):
+        return range(len(dl.dataset)) if getattr(dl, 'indexed', True) and 'get_idxs' not in vars(dl) else None
+    if not isinstance(dl, TorchDataLoader): return None
+    indices = getattr(_sampler(dl), 'indices', None)
+    if indices is not None: return list(map(int, indices))
+    return range(len(dl.dataset)) if type(_sampler(dl)) in _WHOLE else None
+
+def _files(ds, rows):
+    "The files of items of torchvision or fastai; None where these are something else, or several have one file"
+    found = [o for o in (getattr(ds, 'samples', None), getattr(ds, 'items', None)) if isinstance(o, (list, L))]
+    if not found or len(found[0])!=len(ds): return None
+    items = list(found[0])
+    files = [items[i][0] if isinstance(items[i], tuple) else items[i] for i in rows]
+    if not all(isinstance(o, Path) or isinstance(o, str) and os.path.splitext(o)[1] for o in files): return None
+    return None if len(set(files))<len(set(rows)) else list(map(os.path.abspath, files))
+
+# %% ../nbs/02_loaders.ipynb #d2631d44
 def image_names(
     dl, # a DataLoader of any kind
-)->list: # a name for each image, the same wherever the image is used; None where they have none
+)->list: # a name for each, the same wherever it is used; None where they have none or are over 200,000
     "What tells the images of a loader apart: rows, indices or files, never pixels"
-    ds,idx = getattr(dl, 'dataset', None),getattr(getattr(dl, 'sampler', None), 'indices', None)
+    try: return _names(dl)
+    except Exception: return None   # of any kind: data sets and samplers may be the caller's own
+
+def _names(dl):
+    ds = dl.dataset
     if hasattr(ds, 'store') and hasattr(ds, 'rows'):   # of `image_dls`
         return [('train' if ds.train else id(ds.store), int(i)) for i in ds.rows]
-    if idx is not None: idx = list(map(int, idx))
-    while hasattr(ds, 'indices') and hasattr(ds, 'dataset'):   # a Subset, maybe of another
-        if idx is None: idx = range(len(ds))
-        idx,ds = [int(ds.indices[i]) for i in idx],ds.dataset
-    n = None if isinstance(ds, IterableDataset) or ds is None else _length(ds, ds)
-    if n is None: return None
-    if idx is None: idx = range(n)
-    files = _files(ds)
-    return [('file', os.path.abspath(files[i])) if files else (id(ds), i) for i in idx]
-
-def _files(ds):
-    "The files of a data set of torchvision or fastai; none where its items are something else"
-    files = getattr(ds, 'samples', None) or getattr(ds, 'items', None)
-    if not isinstance(files, (list, L)): return []
-    files = [o[0] if isinstance(o, tuple) and o else o for o in files]
-    return files if all(isinstance(o, (str, Path)) for o in files) else []
+    rows = _rows(dl)
+    if rows is None or len(rows)>_MOST_NAMED: return None
+    while isinstance(ds, Subset): rows,ds = [int(ds.indices[i]) for i in rows],ds.dataset   # maybe of another
+    files = _files(ds, rows)
+    return [(id(ds), i) for i in rows] if files is None else [('file', f) for f in files]
 
 def shared_images(
     dl, # a DataLoader
     other, # another one
-)->tuple: # how many images of the first are in the second too; how many it has
-    "Images that two loaders have in common, as far as their names tell"
+)->tuple: # how many images of the first are in the second too; how many it has; (0, 0) where that is not known
+    "Images that two loaders have in common, as far as `image_names` tells: not for loaders of more than 200,000"
     a,b = image_names(dl),image_names(other)
     return (0,0) if a is None or b is None else (len(set(a)&set(b)),len(set(a)))
 
@@ -153,8 +178,8 @@ def named_files(
     dl, # a DataLoader of fastai or PyTorch
 ):
     "Worker processes that begin inside the block name the file that they cannot read"
-    loader = getattr(dl, 'fake_l', dl)
-    if not getattr(loader, 'num_workers', 0):
+    loader = dl.fake_l if isinstance(dl, FastaiLoader) else dl
+    if not isinstance(dl, (FastaiLoader, TorchDataLoader)) or not loader.num_workers:
         yield
         return
     begin = loader.worker_init_fn
@@ -177,11 +202,33 @@ def read_batches(
 
 _END = object()
 
+# %% ../nbs/02_loaders.ipynb #fbde5a7e
+@contextmanager
+def same_order(
+    dl, # a DataLoader of any kind
+):
+    "What the block draws at random is drawn again after it, also by generators of the loader that others share"
+    found = [getattr(o, 'generator', None) for o in (dl, getattr(dl, 'sampler', None))]
+    states = [(g, g.get_state()) for g in found if isinstance(g, torch.Generator)]
+    rng = dl.rng if isinstance(getattr(dl, 'rng', None), random.Random) else None   # of fastai
+    if rng is not None: state = rng.getstate()
+    try:
+        with no_random(): yield
+    finally:
+        for g,before in states: g.set_state(before)
+        if rng is not None:
+            rng.setstate(state)
+            dl.rng = rng   # a pass makes a new one
+
 # %% ../nbs/02_loaders.ipynb #f1ffed8b
 def _in_order(sampler, dataset):
     "The images that a sampler draws, in order; a sampler of the caller's own as it is"
-    if isinstance(sampler, SubsetRandomSampler): return list(sampler.indices)
-    return SequentialSampler(dataset) if isinstance(sampler, (RandomSampler, WeightedRandomSampler)) else sampler
+    if type(sampler) is SubsetRandomSampler: return list(sampler.indices)
+    return SequentialSampler(dataset) if type(sampler) in (RandomSampler, WeightedRandomSampler) else sampler
+
+def _copied(generator):
+    "A generator in the same state, so that predictions do not change the order of training"
+    return None if generator is None else torch.Generator(generator.device).set_state(generator.get_state())
 
 def _refuse_to_show(self, *args, **kwargs):
     raise EKDError('show: got a PyTorch loader, which cannot draw its images; expected one of fastai or of image_dls, '
@@ -191,23 +238,27 @@ class PlainLoader(TorchDataLoader):
     "A PyTorch loader for predictions"
     one_batch = show_results = _refuse_to_show
 
+# %% ../nbs/02_loaders.ipynb #25d07780
 def in_order(
     dl:TorchDataLoader, # as the caller made it
     shuffle:bool=False, # not used: predictions are in order
     drop_last:bool=False, # leave out a short last batch?
     vocab=None, # names of the classes, if they are known
     **kwargs, # other wishes of fastai
-)->TorchDataLoader: # the same images, in order; `dl` itself where it makes its own batches
+)->TorchDataLoader: # the same images, in order; `dl` itself where it makes its own batches or streams its images
     "A loader for `get_preds`"
     if 'shuffled' in kwargs:
         raise EKDError('tta: got a PyTorch loader, which has no transforms to vary; expected one of fastai or '
                        'of image_dls')
-    if not isinstance(dl, TorchDataLoader) or type(dl.batch_sampler) is not BatchSampler: return dl
-    same = {k: getattr(dl, k) for k in ('num_workers', 'collate_fn', 'pin_memory', 'timeout', 'worker_init_fn')}
-    new = PlainLoader(dl.dataset, dl.batch_size, sampler=_in_order(dl.sampler, dl.dataset), drop_last=drop_last, **same)
+    own = not isinstance(dl, TorchDataLoader) or type(dl).__iter__ is not TorchDataLoader.__iter__
+    if own or isinstance(dl.dataset, IterableDataset) or type(dl.batch_sampler) is not BatchSampler: return dl
+    same = {k: getattr(dl, k) for k in ('num_workers', 'collate_fn', 'pin_memory', 'timeout', 'worker_init_fn',
+                                        'multiprocessing_context', 'persistent_workers', 'prefetch_factor')}
+    new = PlainLoader(dl.dataset, dl.batch_sampler.batch_size, sampler=_in_order(_sampler(dl), dl.dataset),
+                      drop_last=drop_last, generator=_copied(dl.generator), **same)
     new.new = partial(in_order, new, vocab=vocab)
-    # for ClassificationInterpretation
-    new.vocab = CategoryMap(list(vocab), sort=False) if vocab is not None and len(vocab) else None
+    named = vocab is not None and len(vocab)
+    new.vocab = CategoryMap(list(vocab), sort=False) if named else None   # for ClassificationInterpretation
     return new
 
 # %% ../nbs/02_loaders.ipynb #623c7371
@@ -247,7 +298,8 @@ def exportable(
     "`DataLoaders` that a Learner can export"
     plain = [dl for dl in getattr(dls, 'loaders', ()) if isinstance(dl, TorchDataLoader) or not hasattr(dl, 'new')]
     if not plain and not isinstance(dls, PlainLoaders): return dls
-    for dl in plain: dl.new = partial(in_order, dl, vocab=getattr(dls, 'vocab', None))
+    for dl in plain:   # others, such as a list of batches, may take no attribute
+        if isinstance(dl, TorchDataLoader): dl.new = partial(in_order, dl, vocab=getattr(dls, 'vocab', None))
     new = PlainLoaders()
     vars(new).update(vars(dls))
     return new

@@ -21,11 +21,11 @@ from fastai.data.core import DataLoaders
 from fastai.data.transforms import get_c
 from fastai.learner import Metric
 from fastai.optimizer import Adam
-from fastai.torch_core import default_device, no_random, one_param, to_device, trainable_params
+from fastai.torch_core import default_device, one_param, to_device, trainable_params
 from fastcore.basics import listify
 
 from .core import EKDError, errors_of, eval_mode, expect, first_line
-from .loaders import batch_errors, last_batch_size, n_batches, n_items, named_files, shared_images
+from .loaders import batch_errors, last_batch_size, n_batches, n_items, named_files, same_order, shared_images
 from .losses import DistillLoss, FunctionLoss
 from .hint_layers import check_hints
 import ekd_nb.judge   # gives a `TeacherEnsemble` its `match` and `judge`
@@ -87,7 +87,7 @@ def _check_validation(dls, x, multi_label):
     loaders = getattr(dls, 'loaders', None)
     if loaders is None: return
     if len(loaders)<2: raise EKDError('dls: got one loader, expected one for training and one for validation')
-    with no_random(): b = _draw(loaders[1], 'dls: a batch of validation images')
+    with same_order(loaders[1]): b = _draw(loaders[1], 'dls: a batch of validation images')
     if b is None or isinstance(b, (tuple, list)) and len(b)==1: return   # nothing is measured
     try: channels = _checked(b, multi_label)[0].shape[1]
     except EKDError as e: raise EKDError(str(e).replace('batch', 'validation batch', 1)) from None

@@ -20,6 +20,7 @@ from fastai.callback.core import Callback
 from fastai.data.transforms import get_image_files
 from fastai.torch_core import rank_distrib
 from fastcore.basics import patch
+from torch.utils.data import DataLoader as TorchDataLoader
 
 from .watch import inside_fit
 from .core import EKDError, expect, first_line
@@ -72,6 +73,7 @@ def __deepcopy__(self:UnlabeledImages, memo):
 def _training_loader(images, dls):
     "A loader of images without labels that treats them as training images"
     if hasattr(images, 'loaders'): images = images.train
+    if isinstance(images, TorchDataLoader): return images   # its `new`, if a Learner gave it one, is for predictions
     if hasattr(images, 'dataset'): return images.new() if hasattr(images, 'new') else images   # in an order of its own
     if isinstance(images, (str, Path)):
         if not Path(images).is_dir(): raise EKDError(f'images: {images} is no folder, expected one with images')

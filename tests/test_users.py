@@ -798,3 +798,132 @@ def test_teachers_in_odd_containers():
     says = 'has layers without weights yet, expected a'
     with pytest.raises(EKDError, match=says): learner(ts=[Net(10, 1).to('meta')])
     with pytest.raises(EKDError, match=says): learner(arch=Net(10, 1).to('meta'))
+
+
+# ---- loaders, data sets and samplers of the caller's own
+
+class Rows(torch.utils.data.Dataset):
+    "Images with whatever attributes a data set of the caller's may have"
+    def __init__(self, mine, **attrs):
+        self.mine = list(mine)
+        vars(self).update(attrs)
+    def __len__(self): return len(self.mine)
+    def __getitem__(self, i): return X[self.mine[i]], Y[self.mine[i]]
+
+class Mine(torch.utils.data.Sampler):
+    "In batches of eight, or one by one"
+    def __init__(self, rows, bs=None): self.mine = [rows[i:i+bs] for i in range(0, len(rows), bs)] if bs else rows
+    def __len__(self): return len(self.mine)
+    def __iter__(self): return iter(self.mine)
+
+def shared(train, valid):
+    from ekd_nb.loaders import shared_images
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert len(learner(DataLoaders(train, valid)).dls.loaders) == 2
+    return shared_images(valid, train)
+
+@pytest.mark.parametrize('attrs', [
+    lambda: dict(samples=Y.numpy()), lambda: dict(samples=X), lambda: dict(items=__import__('pandas').DataFrame(Y)),
+    lambda: dict(indices=None, dataset=X), lambda: dict(indices=print, dataset=X), lambda: dict(items=['a.npz']),
+    lambda: dict(store=1, rows=print)], ids=['array', 'tensor', 'table', 'None', 'method', 'one file', 'rows'])
+def test_a_data_set_with_odd_attributes(attrs):
+    d = DataLoaders(DataLoader(Rows(range(24), **attrs()), 8), DataLoader(Rows(range(24, 32), **attrs()), 8))
+    assert len(fit(learner(d)).recorder.values) == 1
+
+def test_images_without_names_are_not_called_shared():
+    ds = torch.utils.data.TensorDataset(X, Y)
+    def batches(rows): return DataLoader(ds, batch_sampler=Mine(rows, 8))
+    def single(rows): return DataLoader(ds, 8, sampler=Mine(rows))
+    def one_file(rows): return DataLoader(Rows(rows, samples=[('/data/volume.npy', i) for i in rows]), 8)
+    def classes(rows): return DataLoader(Rows(rows, samples=[(f'class {i}', i) for i in range(len(rows))]), 8)
+    for f in (batches, single, one_file, classes): assert shared(f(range(24)), f(range(24, 32)))[0] == 0
+    def files(rows): return DataLoader(Rows(rows, samples=[(f'/data/{i}.png', i) for i in rows]), 8)
+    assert shared(files(range(24)), files(range(24, 32))) == (0, 8)
+    with pytest.raises(UserWarning, match='2 of 10 validation images'): shared(files(range(24)), files(range(22, 32)))
+
+def test_names_of_very_many_images_are_not_made(monkeypatch):
+    from ekd_nb import loaders
+    dl = DataLoader(Rows(range(24)), 8)
+    monkeypatch.setattr(loaders, '_MOST_NAMED', 24)
+    assert len(loaders.image_names(dl)) == 24
+    monkeypatch.setattr(loaders, '_MOST_NAMED', 23)
+    assert loaders.image_names(dl) is None
+
+@pytest.mark.parametrize('kind', ['shuffle', 'sampler'])
+def test_a_loader_of_a_learner_keeps_its_order_for_images_without_labels(kind):
+    from ekd_nb.unlabeled import UnlabeledImages
+    kw = dict(shuffle=True) if kind == 'shuffle' else dict(sampler=Mine([5, 3, 4, 2, 1]*4))
+    u = DataLoaders(DataLoader(Rows(range(32)), 8, **kw), DataLoader(Rows(range(32)), 8))
+    learner(u)
+    l = learner(pairs(X, Y), cbs=UnlabeledImages(u))
+    fit(l)
+    assert l.unlabeled_images.loader is u.train
+
+class Halved(DataLoader):
+    "Changes its batches"
+    def __iter__(self): return ((x/2, y) for x, y in super(Halved, self).__iter__())
+
+def test_predictions_of_loaders_that_make_their_own_batches():
+    class Counted(Stream):
+        def __len__(self): return 32
+        def __iter__(self): return iter(zip(X, Y))
+    for make, x in ((lambda: Halved(Rows(range(32)), 16), X/2), (lambda: DataLoader(Counted(), 16), X)):
+        l = fit(learner(DataLoaders(make(), make())))
+        with torch.no_grad(): right = l.model.eval()(x).softmax(1)
+        assert torch.allclose(l.get_preds()[0], right, atol=1e-5)
+
+def test_a_loader_for_predictions_is_as_the_first():
+    from ekd_nb.loaders import in_order
+    from torch.utils.data import BatchSampler, SubsetRandomSampler
+    g = torch.Generator().manual_seed(3)
+    dl = DataLoader(Rows(range(32)), 8, num_workers=1, persistent_workers=True, multiprocessing_context='fork',
+                    generator=g, shuffle=True)
+    new = in_order(dl)
+    assert new.persistent_workers and new.multiprocessing_context is dl.multiprocessing_context
+    assert new.generator is not g and torch.equal(new.generator.get_state(), g.get_state())
+    batches = in_order(DataLoader(Rows(range(32)), batch_sampler=BatchSampler(SubsetRandomSampler([5, 2, 7]), 2, True)))
+    assert torch.equal(torch.cat([b[0] for b in batches]), X[[5, 2, 7]])
+
+def test_loaders_that_take_no_attribute():
+    batches = [(X[:8], Y[:8]), (X[8:16], Y[8:16])]
+    class Slots:
+        __slots__ = ('b',)
+        def __init__(self, b): self.b = b
+        def __len__(self): return len(self.b)
+        def __iter__(self): return iter(self.b)
+    class Workers(Slots): num_workers = 4
+    for kind in (list, Slots, Workers):
+        for make in MAKERS: assert len(fit(make(DataLoaders(kind(batches), kind(batches)))).recorder.values) == 1
+
+def test_a_look_at_validation_leaves_a_shared_generator():
+    g = torch.Generator().manual_seed(0)
+    ds = torch.utils.data.TensorDataset(X, Y)
+    from ekd_nb.preflight import first_batch
+    states = []
+    for look in (False, True):
+        g.manual_seed(0)
+        d = DataLoaders(DataLoader(ds, 8, shuffle=True, generator=g), DataLoader(ds, 8, shuffle=True, generator=g))
+        first_batch(d, False, look)
+        states.append(g.get_state())
+    assert torch.equal(*states)
+
+def test_a_look_leaves_the_generator_of_a_fastai_loader():
+    from ekd_nb.loaders import same_order
+    dl = dls().train
+    rng, state = dl.rng, dl.rng.getstate()
+    with same_order(dl): dl.one_batch()
+    assert dl.rng is rng and rng.getstate() == state
+
+@pytest.mark.parametrize('same', [True, False])
+def test_a_run_goes_on_in_another_folder_of_the_same_images(same, tmp_path):
+    from ekd_nb.checkpoint import Checkpoint, _images_digest
+    def job(name, n=24):
+        d = Rows(range(24), samples=[(str(tmp_path/name/'images'/f'{i+24-n}.png'), 0) for i in range(24)])
+        return DataLoaders(DataLoader(d, 8), DataLoader(Rows(range(24, 32)), 8))
+    fit(learner(job('job.1'), cbs=Checkpoint(tmp_path/'ck')), 2)
+    l = learner(job('job.2', 24 if same else 23), cbs=Checkpoint(tmp_path/'ck'))
+    if same: fit(l, 2)
+    else:
+        with pytest.raises(EKDError, match='other training images of these data'): fit(l, 2)
+    assert _images_digest(l.dls) and _images_digest(DataLoaders([], [])) is None
