@@ -81,6 +81,9 @@ def checked_info(
     names = info.get('teachers', [])
     ok = isinstance(names, (list, tuple)) and all(isinstance(o, str) for o in names)
     expect(ok, 'teachers', names, 'a list of names')
+    size = info.get('size', [])
+    ok = isinstance(size, (list, tuple)) and len(size) in (0, 2) and all(type(s) is int and s>0 for s in size)
+    expect(ok, 'size', size, '[height, width] of the images that it was trained on')
     norm = info.get('normalisation')
     stats = manifest_stats(dict(normalisation=norm)) or norm
     classes = info.get('classes')

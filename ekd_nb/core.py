@@ -6,13 +6,14 @@ Docs: https://ekd-nb.github.io/ekd_nb/core.html.md"""
 
 # %% auto #0
 __all__ = ['EKDError', 'expect', 'as_path', 'first_line', 'errors_of', 'eval_mode', 'upcast', 'lost_by_rounding',
-           'output_distance', 'probe_images', 'same_answers', 'probe_answers', 'check_probe', 'write_atomic',
+           'output_distance', 'probe_images', 'asking', 'same_answers', 'probe_answers', 'check_probe', 'write_atomic',
            'write_json', 'sha256_file', 'short_digest', 'tensor_digest', 'tensor_bytes', 'weights_digest', 'add_digest',
            'digest_matches', 'library_versions']
 
 # %% ../nbs/00_core.ipynb #fceb9571
 import hashlib, json, os, platform
-from contextlib import contextmanager
+import warnings
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -143,39 +144,68 @@ def probe_images(
     return torch.from_numpy(x).float()
 
 # %% ../nbs/00_core.ipynb #1442e9f8
+@contextmanager
+def asking(
+    *models, # networks, or functions of which nothing is known
+):
+    "Evaluation mode, no gradients, no autocast; the global random numbers go on afterwards as if nothing was asked"
+    networks = [m for m in models if isinstance(m, nn.Module)]
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    kinds = ['cpu', *(['cuda'] if torch.cuda.is_available() else [])]
+    with ExitStack() as stack:
+        for c in (torch.no_grad(), eval_mode(*networks), torch.random.fork_rng(devices)): stack.enter_context(c)
+        for k in kinds: stack.enter_context(torch.autocast(k, enabled=False))
+        yield
+
+def _rounding(outputs, tol):
+    "The distance that counts as rounding: more for numbers of 16 bits"
+    return max(tol, .05) if any(t.dtype in (torch.float16, torch.bfloat16) for t in _tensors(outputs)) else tol
+
+def _is_random(f, x, tol):
+    "Does it answer the same question twice in two ways?"
+    return output_distance(f(*x), f(*x))>tol/10
+
+# %% ../nbs/00_core.ipynb #6323a672
 def same_answers(
     a, # a network or function, taken as right
     b, # the network or function that must compute the same
     x, # probe: one input, or a tuple of inputs
     what:str='the network', # what was made from `a`, for the message
-    tol:float=1e-3, # largest distance that counts as rounding, see `output_distance`
+    tol:float=1e-3, # largest distance that counts as rounding, see `output_distance`; at least .05 for inputs of 16 bits
 )->float: # the distance
-    "Compare `a` and `b` on a probe; raise `EKDError` if they compute something else"
+    "Compare `a` and `b` on a probe; raise `EKDError` if they compute something else, warn if they are random"
     x = x if isinstance(x, tuple) else (x,)
-    networks = [m for m in (a, b) if isinstance(m, nn.Module)]
+    tol = _rounding(list(x), tol)
     shapes = ', '.join(str(list(getattr(o, 'shape', [type(o).__name__]))) for o in x)
-    with torch.no_grad(), eval_mode(*networks), errors_of('x', what, f' for {shapes}'):
+    with asking(a, b), errors_of('x', what, f' for {shapes}'):
         far = output_distance(a(*x), b(*x))
+        if far>tol and (_is_random(a, x, tol) or _is_random(b, x, tol)):
+            warnings.warn(f'{what} is not compared: it draws random numbers in evaluation mode')
+            return far
     off = f'outputs differ by {far:.2g} of their size on {len(x[0])} images'
     if far>tol: raise EKDError(f'{what} computes something else: {off}, expected at most {tol:g}')
     return far
 
 # %% ../nbs/00_core.ipynb #d4eec734
-def _answers(f, size, n):
-    "Random images, and what a network or function makes of them: a list of flat tensors"
-    x,networks = probe_images(*size, n=n),[m for m in (f,) if isinstance(m, nn.Module)]
-    p = next((p for m in networks for p in m.parameters() if p.is_floating_point()), x)
-    x = x.to(p.device, p.dtype)
-    with torch.no_grad(), eval_mode(*networks): return x,[t.detach().float().cpu().flatten() for t in _tensors(f(x))]
+def _probe_of(f, size, n, dtype='float32'):
+    "Random images of the type and on the device of a network's weights; for a function of type `dtype`"
+    x,weights = probe_images(*size, n=n).to(getattr(torch, dtype)),f.parameters() if isinstance(f, nn.Module) else []
+    p = next((p for p in weights if p.is_floating_point()), x)
+    return x.to(p.device, p.dtype)
+
+def _flat_answers(f, x): return [t.detach().cpu().flatten() for t in _tensors(f(x))]
 
 def probe_answers(
     f, # a network, or a function of images
     size, # of an image: (channels, height, width)
     n:int=2, # images
-)->dict: # JSON values
+)->dict: # JSON values; None for a network that draws random numbers in evaluation mode
     "What a network answers to a few random images, to be kept in its file"
-    outputs = [' '.join(f'{v:.7g}' for v in t.tolist()) for t in _answers(f, size, n)[1]]
-    return dict(size=list(map(int, size)), n=n, outputs=outputs)
+    x = _probe_of(f, size, n)
+    with asking(f): first,again = _flat_answers(f, x),_flat_answers(f, x)
+    if output_distance(first, again)>1e-4: return None
+    outputs = [' '.join(f'{v:.7g}' for v in t.tolist()) for t in first]
+    return dict(size=list(map(int, size)), n=n, dtype=str(x.dtype)[6:], outputs=outputs)
 
 # %% ../nbs/00_core.ipynb #48aa8c4d
 def check_probe(
@@ -186,14 +216,21 @@ def check_probe(
 ):
     "Refuse a network that answers the images of its file otherwise than it did when it was saved"
     if probe is None: return
-    try: size,n,kept = probe['size'],probe['n'],[torch.tensor([float(v) for v in t.split()]) for t in probe['outputs']]
+    try:
+        size,n = probe['size'],probe['n']
+        kept = [torch.tensor([float(v) for v in t.split()], dtype=torch.float64) for t in probe['outputs']]
     except (KeyError, TypeError, ValueError, AttributeError):
         raise EKDError(f'{what}: the probe in its file is damaged, expected what probe_answers made') from None
-    try: x,now = _answers(f, size, n)
+    try:
+        with asking(f):
+            x = _probe_of(f, size, n, probe.get('dtype', 'float32'))
+            tol = _rounding(_flat_answers(f, x), tol)
     except Exception as e:   # of any kind: the network need not be ours
         wanted = 'expected the network that was saved'
         raise EKDError(f'{what} cannot process the images {size} it was saved with ({first_line(e)}); {wanted}') from None
-    same_answers(lambda x: kept, lambda x: now, x, f'{what}, compared with what it answered when it was saved,', tol)
+    def now(x):
+        with asking(f): return _flat_answers(f, x)
+    same_answers(lambda x: kept, now, x, f'{what}, compared with what it answered when it was saved,', tol)
 
 # %% ../nbs/00_core.ipynb #a1c0500c
 def write_atomic(

@@ -9,7 +9,7 @@ __all__ = ['EXPORTERS', 'deploy', 'student_manifest', 'save_student', 'load_stud
            'save_exported', 'load_exported', 'Exporter', 'export_student', 'model_card']
 
 # %% ../nbs/16_deploy.ipynb #778264c8
-import io, json, warnings
+import copy, io, json, warnings
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -23,9 +23,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .card import checked_info, model_card
-from .core import (EKDError, add_digest, as_path, check_probe, errors_of, eval_mode, expect, first_line,
-                         library_versions, probe_answers, probe_images, same_answers, sha256_file, write_atomic,
-                         write_json)
+from .core import (EKDError, add_digest, as_path, asking, check_probe, errors_of, eval_mode, expect, first_line,
+                   library_versions, probe_answers, probe_images, same_answers, sha256_file, write_atomic, write_json)
 from .fold import FusedStudent, fold_batchnorm
 from .models import count_params
 from .student import BranchedStudent, branched_student, probe_of
@@ -50,8 +49,7 @@ def deploy(
 # %% ../nbs/16_deploy.ipynb #f83ede8e
 def _last_metrics(learn):
     "Validation loss and accuracies of the last epoch, or of `validate` after it; empty for other weights than now"
-    kept = getattr(learn, 'validation_record', None)
-    return {} if kept is None else kept.current
+    return getattr(getattr(learn, 'validation_record', None), 'current', {})
 
 def _one_batch(dls):
     "Images of a training batch; None where there are none, as in an exported Learner"
@@ -82,7 +80,7 @@ def _example_images(learn, model, x):
     x = _check_images(x)[:8]
     expect(x.isfinite().all(), 'x', 'images with NaN or infinity', 'finite numbers')
     try:
-        with torch.no_grad(), eval_mode(model): model(x)
+        with asking(model): model(x)
     except Exception as e:   # of any kind: the network need not be ours
         raise EKDError(f'x: the network cannot process images of shape {list(x.shape)} ({first_line(e)}); '
                        'expected images as it was trained on') from None
@@ -116,19 +114,17 @@ def _student_names(student, arch, split):
 
 def _check_rebuilt(student, man):
     "Does the network that the manifest's names build give the same answers with the same weights?"
-    wrong = EKDError(f"arch: {man['arch']} split at {man['split']!r} is not this student; pass the names it is built "
-                     "from")
+    wrong = EKDError(f"arch: {man['arch']} split at {man['split']!r} is not this student; pass those it is built from")
     try:
-        with torch.random.fork_rng(devices=[]): twin = _rebuild(man)
+        with asking(): twin = _rebuild(man).float()
         twin.load_state_dict(student.state_dict())
     except (EKDError, RuntimeError): raise wrong from None
     same_answers(student, twin, probe_images(*student.image_size),
                  f"arch: {', '.join(dict.fromkeys(man['arch']))} with these weights")
 
 def _rebuild(man):
-    kw = dict(cut=man.get('cut'), size=man.get('image_size', 64))
     return branched_student(man['arch'], man['n_branches'], man['n_out'], man['split'], man['fusion'],
-                            man['in_channels'], **kw)
+                            man['in_channels'], man.get('cut'), size=man.get('image_size', 64))
 
 # %% ../nbs/16_deploy.ipynb #83f7c58b
 def save_student(
@@ -155,7 +151,7 @@ def save_student(
     size = [] if x is None else list(x.shape[2:])
     found = student_manifest(learn, x) if learn else dict(size=size)
     man.update(checked_info(found, info, man['n_out'], man['in_channels']))
-    man['probe'] = probe_answers(bare, _probe_size(bare, man['size']))
+    with errors_of('size', 'the student'): man['probe'] = probe_answers(bare, _probe_size(bare, man['size']))
     return _write_student(bare, man, as_path(folder, 'folder'), name)
 
 # %% ../nbs/16_deploy.ipynb #83f7c58c
@@ -231,7 +227,7 @@ def _read(path, read, what):
 
 # %% ../nbs/16_deploy.ipynb #74f09228
 def save_onnx(
-    student:nn.Module, # any network, or a Learner; it is exported in evaluation mode
+    student:nn.Module, # any network of images, or a Learner; it is exported in evaluation mode
     path, # `….onnx`
     x:Tensor=None, # a batch of the size to expect, [B,channels,H,W]; None: one of the Learner
 )->Path:
@@ -246,7 +242,9 @@ def save_onnx(
         torch.onnx.export(student, (x,), out, dynamo=False, input_names=['images'],
                           output_names=['logits'], dynamic_axes=axes)
     data = _with_probe(out.getvalue(), probe_answers(student, x.shape[1:]))
-    if find_spec('onnxruntime'): _compare(student, _onnx_function(data), x, f'the ONNX file for {path}')
+    if find_spec('onnxruntime'):
+        with errors_of('student', 'ONNX Runtime', f' for {str(x.dtype)[6:]}, use student.float()'):
+            _compare(student, _onnx_function(data), x, f'the ONNX file for {path}')
     return _write(path, data)
 
 def _with_probe(data, probe):
@@ -276,8 +274,8 @@ def _onnx_function(data, what='the ONNX file'):
     session = ort.InferenceSession(data, options, providers=['CPUExecutionProvider'])
     def run(x):
         _check_images(x)
-        images = x.detach().cpu().contiguous().numpy()
         with errors_of('x', 'the ONNX file', f' for {list(x.shape)}'):
+            images = x.detach().cpu().contiguous().numpy()
             return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: images})[0])
     probe = session.get_modelmeta().custom_metadata_map.get('probe')
     check_probe(probe and json.loads(probe), run, what)
@@ -285,7 +283,7 @@ def _onnx_function(data, what='the ONNX file'):
 
 # %% ../nbs/16_deploy.ipynb #7fb6f0d1
 def save_exported(
-    student:nn.Module, # any network, or a Learner; it is exported in evaluation mode
+    student:nn.Module, # any network of images, or a Learner; it is exported in evaluation mode
     path, # `….pt2`
     x:Tensor=None, # at least two images of the size to expect, [B,channels,H,W]; None: some of the Learner
 )->Path:
@@ -310,16 +308,17 @@ def _exported_module(data, what='the exported file'):
     "The module of the bytes of a file of `torch.export`, once its probe is compared"
     extra = {'probe.json': ''}
     module = _Exported(torch.export.load(io.BytesIO(data), extra_files=extra).module())
-    device = next(module.parameters(), torch.zeros(0)).device
-    check_probe(json.loads(extra['probe.json'] or 'null'), lambda x: module(x.to(device)), what)
+    check_probe(json.loads(extra['probe.json'] or 'null'), module, what)
     return module
 
 # %% ../nbs/16_deploy.ipynb #4d179b3d
 class _Exported(nn.Module):
-    "A module of `torch.export`, which takes images of one size only"
+    "A module of `torch.export`, which takes images of one size only; its weights and its graph are those of `program`"
     def __init__(self, program):
         super().__init__()
-        self.program = program
+        shared = {k: vars(program)[k] for k in ('_parameters', '_buffers', '_modules')}
+        vars(self).update(shared, program=program, graph=program.graph)
+    def __deepcopy__(self, memo): return _Exported(copy.deepcopy(self.program, memo))
     def forward(self, x):
         x = _check_images(x)
         with errors_of('x', 'the exported file', f' for {list(x.shape)}'): return self.program(x)
@@ -364,9 +363,10 @@ def _export_learner(learn, path, x):
     from ekd_nb.saved_learner import export_learner   # of the modules that train, which nothing else here needs
     return export_learner(learn, path, x)
 
-def _refuse_names(path, names):
-    "Refuse what a file of this format has no place for"
-    has_manifest = path.suffix=='.safetensors'
+def _refuse_names(path, names, model):
+    "Refuse what a file of this format has no place for; the names that the student has anyhow are accepted"
+    has_manifest,own = path.suffix=='.safetensors',getattr(model, 'config', {}).get('arch')
+    if own and not has_manifest and names.get('arch') in (own, *set(own)): names.pop('arch')
     why = 'the path says it' if has_manifest else 'only a file .safetensors has a manifest'
     for k,v in names.items():
         expect(has_manifest and k not in ('name', 'folder'), k, v, f'no such argument for {path.name}: {why}')
@@ -379,7 +379,7 @@ def export_student(
 )->Path: # of the file
     "Write the student in the format of the file's suffix, read it back, and compare the answers"
     path,model = as_path(path),as_network(student)
-    _refuse_names(path, names)
+    _refuse_names(path, names, model)
     if path.suffix=='.pkl': return _export_learner(student, path, x)
     x = _example_images(student, model, x)
     row = next((e for e in EXPORTERS.values() if e.suffix==path.suffix), None)

@@ -143,13 +143,13 @@ def _download(repo, revision, token):
 def from_hub(
     repo, # 'owner/name', or a folder that holds such files
     revision:str=None, # branch, tag or commit; by default the newest
-    token:str=None, # for a private repository; by default the one of this machine
+    token:str=None, # for a private repository; by default the one of this machine; a folder needs none
     student:nn.Module=None, # a network to load a student into, if it cannot be built from names
     builder=None, # function or class that makes a teacher's network, where the manifest names one of your own
 )->nn.Module: # in evaluation mode, with its `.manifest`
     "Load a student or a teacher from the Hub, as its manifest describes it"
     local = isinstance(repo, (str, Path)) and repo!='' and Path(repo).is_dir()
-    if local: _refuse(dict(revision=revision, token=token), f'none: {repo} is a folder of this machine')
+    if local and revision!='main': _refuse(dict(revision=revision), f'none: {repo} is a folder of this machine')
     folder = Path(repo) if local else _download(repo, revision, token)
     if (path := folder/'student.safetensors').is_file():
         _refuse(dict(builder=builder), f'none: {repo} holds a student')

@@ -18,7 +18,7 @@ from fastcore.basics import listify, patch
 from torch import nn
 
 from .branches import Branch, Fusion, Head, StudentOutput, make_head
-from .core import EKDError, eval_mode, expect, probe_images, same_answers
+from .core import EKDError, asking, eval_mode, expect, probe_images, same_answers
 from .cut import ToFeatureMap, split_stages
 from .grouped import group_branches, same_structure
 from .models import count_params, first_channels, multiply_adds
@@ -126,7 +126,8 @@ def probe_of(
     channels,*sides = student.image_size
     for size in dict.fromkeys([tuple(sides), *((s, s) for s in (32, 64, 224))]):
         x = probe_images(channels, *size).to(p)
-        try: student.branch_logits(x)
+        try:
+            with asking(student): student.branch_logits(x)
         except Exception: continue   # of any kind: layers may be the caller's
         return x
     raise EKDError(f'keep: the student takes no images of {channels} channels and {sides} pixels, '

@@ -233,9 +233,17 @@ def _check_options(model, arch, builder, builder_args, info):
     "Refuse what would be passed over, and entries of the manifest that are found here"
     if builder is None: _refuse_wrapper(model)
     for k,given in dict(builder_args=builder_args, arch=arch).items():
-        wrong = given is not None and (builder is None)==(k=='builder_args')
+        wrong = given not in (None, {}) and (builder is None)==(k=='builder_args')
         expect(not wrong, k, given, 'builder= with it' if k=='builder_args' else 'either arch or builder')
-    refuse_own_entries(info)
+    refuse_own_entries(info, [k for k in OWN_ENTRIES if k not in _COUNTS])
+
+# %% ../nbs/04_teacher_files.ipynb #d97bf117
+#: entries that may be given if they are right
+_COUNTS = 'n_out','in_channels'
+
+def _with_right_counts(man, info):
+    for k in _COUNTS: expect(info.get(k, man[k])==man[k], k, info.get(k), f'{man[k]}, as the network has it')
+    return man
 
 # %% ../nbs/04_teacher_files.ipynb #01feb7b2
 def _check_kinds(fingerprint, half, x):
@@ -279,7 +287,7 @@ def save_teacher(
         ways = _recipes(net, getattr(learn, 'arch', None), man['n_out'], man['in_channels'])
         if arch is not None: ways = [(arch, {})]
         if builder is not None: ways = [_builder_recipe(builder, builder_args)]
-        man = _find_recipe(net, man, sd, x, ways)
+        man = _find_recipe(net, _with_right_counts(man, info), sd, x, ways)
     if half: sd = _halved(net, sd, x)
     probe = dict(probe=probe_answers(net, x.shape[1:]))
     return _write_teacher(path, sd, man | _data_info(learn, man, info) | info | probe)
@@ -339,6 +347,19 @@ def read_manifest(
     return info
 
 # %% ../nbs/04_teacher_files.ipynb #a9269567
+def _makes_the_same(builder, path, info):
+    "Does a function that is not in the manifest make the network, from `(arch, n_out, in_channels)` or the last two?"
+    given = info['arch'],info['n_out'],info['in_channels']
+    for args in (given, given[1:]):
+        try:
+            with no_random(): net = builder(*args)
+            net.load_state_dict({k: v.float() if v.is_floating_point() else v for k,v in load_file(str(path)).items()})
+            check_probe(info['probe'], net)
+            return info['probe'] is not None
+        except Exception: pass   # of any kind: the function is the caller's
+    return False
+
+# %% ../nbs/04_teacher_files.ipynb #2ccc859d
 def load_teacher(
     path, # of the weights
     builder=None, # function or class that makes the network, where the manifest names one of your own
@@ -347,7 +368,7 @@ def load_teacher(
     if builder is not None: allowed_builders.add(builder_name(builder))
     info = read_manifest(path)
     used = (info.get('build') or {}).get('builder')
-    if builder is not None and builder_name(builder)!=used:
+    if builder is not None and builder_name(builder)!=used and not _makes_the_same(builder, path, info):
         raise EKDError(f'builder: got {builder_name(builder)}, the file is built by {used or info["arch"]}; expected '
                        f'{"that one" if used else "none"}')
     if 'n_branches' in info:

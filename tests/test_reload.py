@@ -407,6 +407,114 @@ def test_a_student_of_another_precision_is_read_in_float32(make, tmp_path):
     again = load_student(save_student(s, tmp_path))
     assert next(again.parameters()).dtype==torch.float32 and output_distance(again(X), copy.deepcopy(s).float()(X))<1e-5
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+def test_a_student_of_another_precision_is_exported(dtype, tmp_path):
+    "The probe is asked in the precision of the network"
+    s, x = student().to(dtype), X.to(dtype)
+    again = load_exported(export_student(s, tmp_path/'s.pt2', x))(x)
+    assert again.dtype==dtype and output_distance(s(x), again)<.05
+    change = torch.export.export(enlarge(copy.deepcopy(s), 3.), (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    extra = {'probe.json': ''}
+    torch.export.load(tmp_path/'s.pt2', extra_files=extra)
+    torch.export.save(change, tmp_path/'wrong.pt2', extra_files=extra)
+    refused(load_exported, tmp_path/'wrong.pt2')
+
+def test_a_file_is_read_into_another_precision_and_under_autocast(tmp_path):
+    path = save_student(student(), tmp_path)
+    load_student(path, student().bfloat16())
+    load_student(path, student().double())
+    with torch.autocast('cpu', torch.bfloat16): load_student(save_student(student(), tmp_path))
+
+class Drop(nn.Module):
+    "Monte Carlo dropout: it draws random numbers in evaluation mode too"
+    def forward(self, x): return F.dropout(x, .2, True)
+
+def random_student():
+    from ekd_nb.student import BranchedStudent
+    torch.manual_seed(0)
+    branches = [Branch(nn.Sequential(nn.Conv2d(8, 8, 3), Drop()), nn.Linear(8, 10)) for _ in range(2)]
+    s = BranchedStudent(nn.Sequential(nn.Conv2d(1, 8, 3), Drop()), branches)
+    s.config = dict(size=(1, 8, 8))
+    return s
+
+def test_a_network_that_draws_random_numbers_is_not_compared(tmp_path):
+    s = random_student()
+    state = torch.get_rng_state()
+    with pytest.warns(UserWarning, match='is not compared: it draws random numbers') as caught: s.keep(1)
+    path = save_student(s, tmp_path)
+    assert len(caught)==1 and json.loads(path.with_suffix('.json').read_text())['probe'] is None
+    assert torch.equal(state, torch.get_rng_state())
+    load_student(path, random_student())
+
+def test_a_run_of_a_random_network_goes_on(tmp_path):
+    for _ in range(2): l = fit(ekd_learner(dls(), random_student(), teachers(), cbs=Checkpoint(tmp_path)), 2)
+    assert len(l.recorder.values)==2
+
+def test_a_checkpoint_is_silent(tmp_path):
+    "fastai warns of attributes that the network has too"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        fit(learner(cbs=Checkpoint(tmp_path)))
+    assert not [str(w.message) for w in caught if 'shadowing' in str(w.message)]
+
+@pytest.mark.parametrize('without', [False, True])
+def test_a_plain_network_is_exported_again(without, tmp_path):
+    "Its Learner has no images then; `without`: files of before hold no probe"
+    from ekd_nb.learner import teacher_learner
+    from ekd_nb.saved_learner import SavedAnswers
+    l = fit(teacher_learner(dls(), Net(10, 1)))
+    again = load_learner(export_learner(l, tmp_path/'l.pkl'))
+    if without: again.remove_cbs(again._grab_cbs(SavedAnswers))
+    last = load_learner(export_learner(again, tmp_path/'m.pkl'))
+    with last.no_bar(): assert torch.allclose(last.predict(data().x_test[0])[2], again.predict(data().x_test[0])[2])
+    with pytest.raises(EKDError, match=r'x: got \[4, 8, 8\], expected images'):
+        export_learner(again, tmp_path/'m.pkl', X[:, 0])
+
+def test_a_hook_on_a_loaded_learner_is_named_once(tmp_path):
+    "As one that divides logits by a temperature"
+    again = load_learner(export_learner(learner(), tmp_path/'l.pkl'))
+    again.model.register_forward_hook(lambda m, i, o: o/2)
+    with pytest.warns(UserWarning, match='hooks that the saved network had not') as caught, again.no_bar():
+        for _ in range(2): again.predict(data().x_test[0])
+    assert sum('hooks' in str(w.message) for w in caught)==1
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float64])
+def test_onnx_of_a_precision_that_its_runtime_lacks(dtype, tmp_path):
+    pytest.importorskip('onnxruntime')
+    with pytest.raises(EKDError, match=r'use student.float\(\)') as e:
+        save_onnx(student().to(dtype), tmp_path/'s.onnx', X.to(dtype))
+    assert '\n' not in str(e.value) and not list(tmp_path.iterdir())
+
+def test_a_loaded_program_has_its_graph_and_the_names_of_its_weights(tmp_path):
+    s = student()
+    again = load_exported(save_exported(s, tmp_path/'s.pt2', X))
+    copied = copy.deepcopy(again).double()
+    assert again.graph.nodes and set(again.state_dict())<=set(s.state_dict())
+    assert copied(X.double()).dtype==torch.float64 and torch.equal(again(X), load_exported(tmp_path/'s.pt2')(X))
+    again.load_state_dict({k: v*2 for k, v in again.state_dict().items()})
+    assert not torch.equal(again(X), s(X))
+
+@pytest.mark.parametrize('size', ['8x8', 8, (8, 0), [8], [8., 8.], None])
+def test_a_size_that_is_none_is_one_sentence(size, tmp_path):
+    with pytest.raises(EKDError, match='size: got'): save_student(student(), tmp_path, size=size)
+
+def test_arguments_that_change_nothing_are_accepted(tmp_path):
+    pytest.importorskip('onnxruntime')
+    net, path = get_model(SMALL, 10, 1), tmp_path/'teacher.safetensors'
+    save_teacher(net, path, n_out=10, in_channels=1, builder_args={})
+    with pytest.raises(EKDError, match='n_out: got 9'): save_teacher(net, path, n_out=9)
+    from_hub(tmp_path, token='t')
+    from_hub(tmp_path, revision='main')
+    for arch in (SMALL, [SMALL, SMALL]): export_student(student(), tmp_path/'s.onnx', X, arch=arch)
+    with pytest.raises(EKDError, match='arch: got'): export_student(student(), tmp_path/'s.onnx', X, arch='resnet14-w4')
+
+def test_a_builder_that_makes_the_same_network_is_accepted(tmp_path):
+    path = save_teacher(teacher(), tmp_path/'t.safetensors')
+    assert torch.equal(load_teacher(path, builder=get_model)(X), teacher()(X))
+    from ekd_nb.models import resnet8
+    for builder in (resnet8, nn.Linear):
+        with pytest.raises(EKDError, match='the file is built by'): load_teacher(path, builder=builder)
+
 
 # ---- a saved student that would come back as another network
 
