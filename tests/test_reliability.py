@@ -24,11 +24,12 @@ def test_there_is_a_full_run():
     assert full and stored('distributed') and any(p.stem == 'torch-2.11' for p in stored('versions'))
 
 
-def test_faults_are_recorded(tmp_path, monkeypatch):
+def test_faults_are_recorded(tmp_path):
     if not hasattr(os, 'fork'): pytest.skip('needs fork')
     import faults
-    monkeypatch.setattr(faults, 'MACHINE', (faults.unwritable,))
-    assert not faults.main(['--kills', '1', '--damage', '6', '--out', str(tmp_path)])
+    from test_faults import run_fresh
+    args = ['--kills', '1', '--damage', '6', '--out', str(tmp_path)]
+    run_fresh(f'faults.MACHINE = (faults.unwritable,); assert not faults.main({args})', ROOT)
     r = json.loads(next(tmp_path.glob('*.json')).read_text())
     assert (digest_matches(r) and len(r['kills']) == 1 and
             r['machine'] == [dict(kind='unwritable', what=faults.unwritable.__doc__, held=True)])
