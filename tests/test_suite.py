@@ -44,13 +44,14 @@ def test_records_are_sealed_of_a_known_plan_and_of_validation_images():
                 r['loss'] == CANDIDATES[r['candidate']].loss)
 
 
-@pytest.mark.parametrize('name', ['suite-3', 'suite-4'])
+@pytest.mark.parametrize('name', ['suite-3', 'suite-4', 'suite-6'])
 def test_further_runs_are_planned_and_leave_the_choice_alone(name):
     names = {c['name'] for c in plan()['candidates']}
     more = read_plan(name)
     assert digest_matches(more) and more['adds_to'] == plan()['digest'] and 'not changed' in more['choice']
     assert all(r['task'] in TASKS and r['candidate'] in names and r['seed'] > 0 for r in more['runs'])
-    assert {r['task'] for r in more['runs']} | {'digits-more', 'digits-same'} == set(TASKS)
+    digits = {'digits-more', 'digits-same'}
+    assert {r['task'] for r in more['runs']} == (digits if name == 'suite-6' else set(TASKS)-digits)
 
 
 def test_the_runs_that_kd_lacks_are_planned():

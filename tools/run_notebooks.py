@@ -145,16 +145,17 @@ def main(args):
                           MPLBACKEND='module://matplotlib_inline.backend_inline',
                           MATPLOTLIBRC=f'{ROOT}/tools/matplotlibrc',
                           PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}')
-        bad = 0
+        bad = []
         with ProcessPoolExecutor(a.jobs) as pool:
             for f in [pool.submit(run_one, q, copy, a.save, a.slow) for q in paths]:
                 path, secs, complaints = f.result()
                 print(f'{name_of(path)}  {secs:.0f} s{"" if complaints else "  ok"}', flush=True)
-                for i, text in complaints:
-                    print(f'  {name_of(path)}{"" if i is None else f", cell {i}"} {text}', flush=True)
-                bad += len(complaints)
+                said = [f'  {name_of(path)}{"" if i is None else f", cell {i}"} {text}' for i, text in complaints]
+                for line in said: print(line, flush=True)
+                bad += said
     good = 'stored again' if a.save else 'run, outputs as stored'
-    print(f'{len(paths)} notebooks: ' + (f'{bad} complaints' if bad else good))
+    print(f'{len(paths)} notebooks: ' + (f'{len(bad)} complaints' if bad else good))
+    for line in bad: print(line)   # again, at the end of a long log
     return bool(bad)
 
 
