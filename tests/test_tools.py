@@ -1,5 +1,5 @@
 "The tools that guard the notebooks must refuse what they are there to refuse."
-import copy, json, subprocess, sys
+import copy, json, re, subprocess, sys
 from pathlib import Path
 import nbformat
 import pytest
@@ -294,6 +294,15 @@ def test_folders_of_a_machine_are_found_in_what_is_stored():
 def test_no_notebook_stores_html(path):
     kinds = {k for c in json.loads(path.read_text())['cells'] for o in c.get('outputs', []) for k in o.get('data', {})}
     assert not kinds & {'text/html', 'application/javascript'}
+
+
+def test_sizes_of_files_have_their_unit_beside_them():
+    "So they are not compared: a file of the same contents may differ by a few bytes from run to run"
+    for path in check.notebooks():
+        for c in json.loads(path.read_text(encoding='utf-8'))['cells']:
+            if c['cell_type'] != 'code' or 'st_size' not in check.source(c): continue
+            if run.TIMING.search(check.source(c)): continue
+            assert not re.search(r'\|[^|\d\n]*[kKMG]i?B *\|', run.texts(c)[0]), (path.name, check.source(c))
 
 
 def test_figures_of_notebooks_are_drawn_on_nothing():
