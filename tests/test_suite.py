@@ -7,8 +7,8 @@ import pytest
 
 from ekd_nb.core import EKDError, digest_matches
 from ekd_nb.losses import EKDLoss
-from ekd_nb.study.problems import CANDIDATES, EKD_CANDIDATES, KD_CANDIDATES, TASKS, tiny
-from ekd_nb.study.rule import addition, gains, load_suite, plan, planned_runs, ranking
+from ekd_nb.study.problems import CANDIDATES, EKD_CANDIDATES, KD_CANDIDATES, REFERENCE, TASKS, tiny
+from ekd_nb.study.rule import addition, gains, load_suite, plan, planned_runs, ranking, records_of_choice
 from ekd_nb.study.suite import Jobs
 
 ROOT = Path(__file__).parents[1]
@@ -60,10 +60,21 @@ def test_the_runs_that_kd_lacks_are_planned():
     runs = planned_runs(more)
     assert len(runs) == len(set(runs)) and all(CANDIDATES[c].family == 'kd' for _, c, _ in runs)
     assert 'of KD is made again' in more['choice'] and 'that of EKD is not changed' in more['choice']
-    have = {(r['task'], r['candidate'], r['seed']) for r in records} | set(runs)
-    assert all((t, c.name, 0) in have for t in TASKS for c in KD_CANDIDATES)
-    n = {f: sum(CANDIDATES[c].family == f for _, c, _ in have) for f in ('ekd', 'kd')}
+    plans = [read_plan(n) for n in ('suite', 'suite-2', 'suite-3', 'suite-4', 'suite-6')]
+    have = {(r['task'], r['candidate'], r['seed']) for r in records_of_choice(records, plans)}
+    pairs = {(t, c) for t, c, _ in have | set(runs)}
+    assert all((t, c.name) in pairs for t in TASKS for c in KD_CANDIDATES)
+    n = {f: sum(CANDIDATES[c].family == f for _, c, _ in have | set(runs)) for f in ('ekd', 'kd')}
     assert n['kd'] >= n['ekd']
+
+
+def test_the_runs_that_kd_lacks_are_planned_for_a_cpu_too():
+    "The same candidates on the same tasks, with a seed that no other run has, and the reference that their gains need"
+    gpu, cpu = (planned_runs(read_plan(n)) for n in ('suite-5', 'suite-7'))
+    assert read_plan('suite-7')['choice'] == read_plan('suite-5')['choice'] and {s for *_, s in cpu} == {24}
+    kd = {(t, c) for t, c, _ in cpu if c != REFERENCE['kd']}
+    assert kd == {(t, c) for t, c, _ in gpu if not TASKS[t].on_cpu}
+    assert {t for t, c, _ in cpu if c == REFERENCE['kd']} == {t for t, _ in kd}
 
 
 def test_a_plan_is_run_and_nothing_else(tmp_path):

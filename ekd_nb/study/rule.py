@@ -6,7 +6,7 @@ Docs: https://ekd-nb.github.io/ekd_nb/study/rule.html.md"""
 
 # %% auto #0
 __all__ = ['RULE', 'LIMIT', 'LIMIT_ONE_SEED', 'FINALISTS', 'SEEDS', 'ORDER', 'UNCHANGED', 'record_path', 'load_suite', 'gains',
-           'ranking', 'plan', 'addition', 'planned_runs']
+           'ranking', 'plan', 'addition', 'planned_runs', 'records_of_choice']
 
 # %% ../../nbs/study/05_rule.ipynb #d15d682d
 import json
@@ -114,3 +114,13 @@ def planned_runs(
     if not digest_matches(plan): raise EKDError('plan: edited after it was written (its digest does not match); expected it as written')
     if 'runs' not in plan: raise EKDError('plan: got one without `runs`, expected a plan of further runs (made with --why)')
     return [(r['task'], r['candidate'], r['seed']) for r in plan['runs']]
+
+# %% ../../nbs/study/05_rule.ipynb #a5f441fb
+def records_of_choice(
+    records:list,
+    plans:list, # of the suite, those of further runs among them
+)->list: # of records
+    "Records that the choice was made from: all but those of plans that leave it as it is"
+    fixed = [plan for plan in plans if plan.get('choice')==UNCHANGED]
+    later = {run for plan in fixed for run in planned_runs(plan)}
+    return [r for r in records if (r['task'], r['candidate'], r['seed']) not in later]
