@@ -129,6 +129,7 @@ def _allocate_memo(self:DistillCallback, device):
         memo = TeacherMemo(self.teachers, self._rows(dl), dl.views, n_views, data, **settings)
     memo.check_compatible(self.teachers, dl.rows, dl.views, data, features)
     memo.teachers = self.teachers   # equal ones, on the device of this run
+    if memo.table is not None: memo.unread = memo.unread or 'that was filled before (memo=True makes a new one)'
     return memo if why or memo.allocate(self.probe) else False
 
 # %% ../nbs/08_callbacks.ipynb #ecc64d30

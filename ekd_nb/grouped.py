@@ -97,8 +97,10 @@ def group_branches(
     h = probe_images(first_channels(branches[0].body), 16, 16).to(one_param(branches[0]))
     try:
         with eval_mode(*branches):
-            def alone(h): return torch.stack([b(h)[0] for b in branches])
-            same_answers(alone, lambda h: stack(h)[0], h, 'one module for all')
+            def alone(h):
+                zs,fs = zip(*[b(h) for b in branches])
+                return torch.stack(zs),fs
+            same_answers(alone, stack, h, 'one module for all')
     except (EKDError, RuntimeError) as e:
         raise EKDError('grouped: these branches mix channels outside of their layers, as DenseNet does '
                        f'({first_line(e)}), use grouped=False') from None

@@ -130,7 +130,7 @@ class TeacherMemo:
         self.index = ViewIndex(images, views, n_views)
         self.table,self.shapes,self.precision = None,None,None
         self.hits,self.misses = 0,0
-        self.disabled,self.checked,self.unread = False,False,None   # the last: its file, until its numbers are compared
+        self.disabled,self.checked,self.unread = False,False,None   # the last: who filled the table, until compared
 
 # %% ../nbs/06_memo.ipynb #bfd29a0e
 @patch(as_prop=True)
@@ -258,8 +258,8 @@ def __call__(self:TeacherMemo,
     slots = self.index.slots(rows, key.view)
     miss,hit = (slots<0).nonzero()[:,0],(slots>=0).nonzero()[:,0]   # positions, known on the CPU: a GPU need not count
     if self.unread and len(few := hit[:8]):
-        cached,path,self.unread = self._unpack(_to(self._read(rows[few], slots[few]), x)),self.unread,None
-        self.teachers.check_cached(cached, x.index_select(0, _to(few, x)), f'memo: the outputs in {path}')
+        cached,which,self.unread = self._unpack(_to(self._read(rows[few], slots[few]), x)),self.unread,None
+        self.teachers.check_cached(cached, x.index_select(0, _to(few, x)), f'memo: the table {which}')
     self.hits,self.misses = self.hits+len(hit),self.misses+len(miss)
     if not len(miss): return self._unpack(_to(self._read(rows, slots), x))
     out = self.teachers(x.index_select(0, _to(miss, x)) if len(hit) else x)
@@ -387,5 +387,5 @@ def load_memo(
     except (KeyError, ValueError, TypeError): raise EKDError(f'memo: {path} is damaged (its shapes); delete it, fill a new memo') from None
     memo.shapes,memo.precision = (n_t, n_c, [torch.Size(s) for s in fs]),meta.get('precision', 'float32')
     memo.index.view_to_slot,memo.index.n_filled = tensors['slot_of'],tensors['used']
-    memo.table,memo.unread = tensors['table'].to(memo.device),path
+    memo.table,memo.unread = tensors['table'].to(memo.device),f'in {path} (delete the file to fill a new one)'
     return memo

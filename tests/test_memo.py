@@ -1,5 +1,5 @@
 "What a memo does when disk or memory run out, and that nothing half-written is ever believed"
-import subprocess, sys, textwrap, warnings
+import re, subprocess, sys, textwrap, warnings
 from pathlib import Path
 import pytest, torch
 from torch import nn
@@ -261,6 +261,73 @@ def test_checkpoints_of_a_run_with_bf16_teachers(tmp_path):
                     cbs=Checkpoint(tmp_path))
     with l.no_bar(), l.no_logging(): l.fit(2, 1e-3)
     assert (tmp_path/'memo.safetensors').is_file() and l.distill.memo.hits == 40
+
+
+# ---- a table that was filled before, in this process
+
+def filled(kind, **kw):
+    "Digits, two teachers as one ensemble, and the memo that a fit has filled"
+    from compat import dls, learner, fit_quietly, teachers
+    d,ts = dls(n_views=1),TeacherEnsemble(teachers())
+    memo = TeacherMemo(ts, d.train.rows, d.train.views, 1, d.data_fingerprint, features=True)
+    l = fit_quietly(learner(d, ts=ts, memo=memo, judge=False, **kw))
+    assert memo.fill_ratio == 1
+    return ts, memo, l if kind == 'the same Learner' else learner(d, ts=ts, memo=memo, judge=False, **kw)
+
+def change(teacher, part):
+    "Another network in the same object"
+    name = 'head.weight' if part == 'logits' else 'stages.layer2.0.convs.0.weight'
+    weight = dict(teacher.named_parameters())[name]
+    weight.data.mul_(-1.)
+
+@pytest.mark.parametrize('kind', ['the same Learner', 'another Learner'])
+@pytest.mark.parametrize('part', ['logits', 'features'])
+def test_a_table_of_teachers_that_have_changed_since_is_refused(kind, part):
+    from compat import fit_quietly
+    from ekd_nb.core import output_distance
+    ts, memo, l = filled(kind)
+    shown = []
+    class Seen(Callback):
+        order = -10
+        def before_batch(self): shown.append(self.learn.xb[0][:8])
+    before = [p.clone() for p in l.model.parameters()]
+    l.add_cb(Seen())
+    change(ts.models[0], part)
+    with pytest.raises(EKDError) as e: fit_quietly(l)
+    x = shown[0].as_subclass(torch.Tensor)
+    now = ts(x)
+    change(ts.models[0], part)
+    was = ts(x)
+    far = output_distance([now.logits, *now.features], [was.logits, *was.features])
+    assert far > .05 and (part == 'features' or output_distance(now.features, was.features) == 0)
+    says = str(e.value)
+    assert says.startswith('memo: the table that was filled before (memo=True makes a new one) computes something else')
+    measured = float(re.search(r'outputs differ by (\S+) of their size on 8 images, expected at most 0.05$', says)[1])
+    assert measured == pytest.approx(far, rel=.05), 'measured on the table in 16 bits'
+    assert all(torch.equal(a, b) for a, b in zip(before, l.model.parameters())), 'refused before the first step'
+
+@pytest.mark.parametrize('kind', ['the same Learner', 'another Learner'])
+def test_a_table_of_the_same_teachers_costs_eight_images_a_fit(kind):
+    from compat import fit_quietly
+    ts, memo, l = filled(kind)
+    seen = [[] for _ in ts.models]
+    for i, m in enumerate(ts.models): m.register_forward_pre_hook(lambda m, x, i=i: seen[i].append(len(x[0])))
+    hits, misses = memo.hits, memo.misses
+    fit_quietly(l, 2)
+    assert seen == [[8], [8]] and memo.misses == misses and memo.hits == hits+2*len(memo.images)
+    fit_quietly(l)
+    assert seen == [[8, 8], [8, 8]]
+
+def test_the_comparison_changes_no_weight():
+    "A teacher that draws random numbers is refused anyway; ours leave the global ones alone"
+    from compat import fit_quietly
+    def run(known):
+        torch.manual_seed(0)
+        _, memo, l = filled('another Learner')
+        if known: l.distill._allocate_memo = lambda device: memo   # nothing is compared
+        torch.manual_seed(3)
+        return [p.detach().clone() for p in fit_quietly(l).model.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(run(False), run(True)))
 
 
 def test_index_gives_each_view_a_slot_of_its_own():

@@ -327,6 +327,31 @@ AUDIT = {
 @pytest.mark.parametrize('name', AUDIT)
 def test_a_result_that_is_slightly_wrong_is_refused(name, monkeypatch, tmp_path): AUDIT[name](monkeypatch, tmp_path)
 
+@pytest.mark.parametrize('part', ['logits', 'feature maps', 'order of the feature maps'])
+def test_grouped_branches_are_refused_with_their_distance(part, monkeypatch):
+    "The sentence holds what was measured on the two images of the probe"
+    from ekd_nb import grouped
+    s,right,seen = student(),grouped._GroupedBranches.forward,[]
+    def wrong(self, h):
+        z, fs = right(self, h)
+        if part == 'logits': bad = z+.1*z.abs().max(), fs
+        elif part == 'feature maps': bad = z, (fs[0], 1.2*fs[1])
+        else: bad = z, fs[::-1]
+        seen.append((output_distance((z, fs), bad), len(h)))
+        return bad
+    monkeypatch.setattr(grouped._GroupedBranches, 'forward', wrong)
+    with pytest.raises(EKDError, match='grouped: these branches') as e: s.grouped = True
+    (far, n), *_ = seen
+    assert f'outputs differ by {far:.2g} of their size on {n} images, expected at most 0.001' in str(e.value)
+    assert far > .01 and n == 2 and not s.grouped
+
+def test_grouped_branches_that_differ_by_rounding_are_taken(monkeypatch):
+    from ekd_nb import grouped
+    s,right = student(),grouped._GroupedBranches.forward
+    monkeypatch.setattr(grouped._GroupedBranches, 'forward', lambda self, h: (right(self, h)[0]+1e-5, right(self, h)[1]))
+    s.grouped = True
+    assert s.grouped
+
 
 #: names that look like it, and why nothing is compared
 EXEMPT = dict.fromkeys(['arrays.load_digits_arrays', 'arrays.load_npz_arrays', 'arrays.load_cifar_arrays',
