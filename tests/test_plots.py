@@ -115,3 +115,16 @@ def test_at_a_glance_shows_six_students_and_says_what_is_missing():
     said = words(axs[0])
     assert 'RKD' in said and said.count('not measured')==1 and words(axs[1]).count('not measured')==6
     assert len(axs[0].containers)==5 and any(l.get_linestyle()=='--' for l in axs[0].lines)
+
+def test_logarithmic_axes_have_plain_numbers():
+    @style.styled
+    def bars(most):
+        ax = style.get_axes(None)
+        ax.plot([1,2], [1,most]); ax.set(yscale='log')
+        return ax
+    def labels(most, minor=False):
+        ax = bars(most)
+        ax.figure.canvas.draw()
+        return [t.get_text() for t in ax.get_yticklabels(minor=minor)]
+    assert ' '.join(labels(5000)).split() == ['0.1', '1', '10', '100', '1,000', '10,000']
+    assert {'2', '3', '4'} <= set(labels(8, minor=True)) and not any('$' in t for t in labels(8, minor=True))

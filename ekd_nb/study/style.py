@@ -11,7 +11,8 @@ __all__ = ['METHOD_LABELS', 'METHOD_COLORS', 'METHOD_FAMILY', 'METHOD_MARKERS', 
 
 # %% ../../nbs/study/07_style.ipynb #f1e6830d
 import functools, zlib, matplotlib
-import matplotlib.pyplot as plt
+import numpy as np, matplotlib.pyplot as plt
+from matplotlib.ticker import LogFormatter, LogFormatterMathtext
 
 from .methods import METHODS
 
@@ -62,15 +63,27 @@ STYLE = {'figure.facecolor': 'none', 'axes.facecolor': 'none', 'savefig.facecolo
          **{k: TEXT_COLOR for k in ('text.color', 'axes.labelcolor', 'axes.titlecolor', 'axes.edgecolor', 'xtick.color',
                                     'ytick.color')}}
 
+class _PlainLog(LogFormatterMathtext):
+    "Labels of a logarithmic axis as plain numbers, 1,000 in place of a power of ten"
+    def __call__(self, x, pos=None): return f'{x:,g}' if super().__call__(x, pos) else ''
+
+def _without_powers(drawn):
+    axes = [a for o in np.ravel(drawn) if hasattr(o, 'figure') for a in o.figure.axes]
+    for axis in [axis for ax in axes for axis in (ax.xaxis, ax.yaxis)]:
+        if isinstance(axis.get_major_formatter(), LogFormatter): axis.set_major_formatter(_PlainLog())
+        if isinstance(axis.get_minor_formatter(), LogFormatter): axis.set_minor_formatter(_PlainLog(10, False))
+
 def styled(f):
-    "Draw in `STYLE`"
+    "Draw in `STYLE`, logarithmic axes with plain numbers"
     @functools.wraps(f)
     def inner(*args, **kwargs):
         with plt.rc_context(STYLE): ax,on = f(*args, **kwargs),plt.isinteractive()
         matplotlib.interactive(on)   # a notebook turns this on with its first figure; the context would undo it
+        _without_powers(ax)
         return ax
     return inner
 
+# %% ../../nbs/study/07_style.ipynb #37f896ca
 def get_axes(
     ax,           # matplotlib Axes, or None
     size=(6,4),   # inches, of a new figure
