@@ -1,6 +1,6 @@
 """Ensemble Knowledge Distillation as notebooks: several teachers, one branched student, fastai training and measured results
 
-Train a small image classifier from several large ones and labels. The large ones are its **teachers**. The **student** has a shared trunk and a **branch** for each teacher; the branches' mean is its prediction. This is *Ensemble Knowledge Distillation*, EKD ([Asif, Tang and Harrer](https://arxiv.org/abs/1909.08097)), for PyTorch and fastai."""
+A small image classifier, the **student**, learns from labels and several large ones, its **teachers**. It has a shared trunk and a **branch** for each teacher; the branches' mean is its prediction. This is *Ensemble Knowledge Distillation*, EKD ([Asif, Tang and Harrer](https://arxiv.org/abs/1909.08097)), for PyTorch and fastai."""
 
 import warnings as _warnings
 from importlib import import_module as _import_module

@@ -34,6 +34,21 @@ def test_a_page_opens_with_a_box(path):
     assert all(f'**{w}**' in first for w in ('Asked', 'Found', 'Means')), first
 
 
+@pytest.mark.parametrize('name', 'cifar10 generalisation scale'.split())
+def test_a_box_explains_its_terms(name):
+    cells = json.loads((ROOT/f'nbs/results/{name}.ipynb').read_text())['cells']
+    shown = ''.join(''.join(o.get('data', {}).get('text/markdown', '')) for c in cells for o in c.get('outputs', []))
+    box = shown[:shown.index(':::', 4)]
+    assert tables.words_text(box.split('**Words**')[0]) in box and box.index('**Means**') < box.index('*EKD*: ')
+
+
+def test_terms_in_words():
+    def terms(text): return [t.split('*')[1] for t in tables.words_text(text).split('. ') if t]
+    assert terms('EKD (heads) is behind EKD with hints.')==['EKD (heads)', 'EKD', 'Hints']
+    assert terms('`EKDLoss()`, hinted at')==terms('')==[]
+    assert terms('The plain student, KD: NLL and ECE')==['Plain', 'KD', 'NLL', 'ECE']
+
+
 HINTED = 'ablation cifar10 cifar100 efficiency fidelity generalisation heterogeneity limited_data scale speed variance'
 
 

@@ -60,7 +60,7 @@ def rows(page, site):
         explained = re.sub(r'\s+', '\n', term['text'].strip()[len(name):])
         text = ', '.join([name, *map(uncapitalized, others)]) + explained
         row = dict(objectID=href, href=href, title=name, section=(others or ['Glossary'])[0],
-                   text=html.escape(text, quote=False), crumbs=['Glossary'])
+                   text=html.escape(text, quote=False), crumbs=['Glossary', name])
         found.append((min(map(len, called)), row))
     return [row for _, row in sorted(found, key=lambda o: o[0])]
 

@@ -74,7 +74,8 @@ def whole_sentence(
         ours,heads = gaps(DEFAULT_METHOD),gaps('ekd_light')
         if not all(o.n for o in ours): continue
         n = min(o.n for o in [*ours, *heads] if o.n)
-        more = f"; {label('ekd_light')} is {_beside(*heads)}" if all(o.n for o in heads) else ''
+        variant = f"{label('ekd_light')}, sharing all but small heads,"
+        more = f'; {variant} is {_beside(*heads)}' if all(o.n for o in heads) else ''
         return f"**With {WHOLE[d]} it is {_beside(*ours)}**{more} ({n_seeds(n)})."
     return ''
 

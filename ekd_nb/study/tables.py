@@ -7,11 +7,12 @@ Docs: https://ekd-nb.github.io/ekd_nb/study/tables.html.md"""
 # %% auto #0
 __all__ = ['SETTINGS', 'MIN_STEPS', 'SEPARATE_HINTS', 'OTHER_PRESETS', 'COLUMNS', 'PAGE_COLUMNS', 'is_current', 'page_records',
            'equal_step_records', 'equal_teachers', 'n_steps', 'decides', 'is_stale', 'remarks_text', 'compare',
-           'comparison_text', 'missing_text', 'other_protocols_text', 'answer_box', 'gaps_text', 'folded',
+           'comparison_text', 'missing_text', 'other_protocols_text', 'words_text', 'answer_box', 'gaps_text', 'folded',
            'markdown_table', 'student_text', 'method_table', 'planned_methods', 'competitors', 'best_competitor',
            'headline_methods']
 
 # %% ../../nbs/study/08_tables.ipynb #c72f7130
+import re
 from collections import Counter
 from dataclasses import replace
 from fastcore.basics import listify
@@ -186,6 +187,23 @@ def other_protocols_text(
     return ' '.join(f'{w}: {join_words(ps)}.' for w,ps in words if ps)
 
 # %% ../../nbs/study/08_tables.ipynb #625bbafc
+_BOX_WORDS = {   # what a reader of a box may not know: pattern -> name, meaning
+    r'EKD(?! \(heads\)|Loss)': ('EKD', 'a student with a branch for each teacher'),
+    r'\b[Hh]eads\b': ('EKD (heads)', 'the whole network is shared, and each teacher has a small head on it'),
+    r'\b[Hh]ints\b': ('Hints', "the student also imitates the teachers' feature maps"),
+    r'\bKD\b|knowledge distillation': ('KD', "learning from the teachers' probabilities"),
+    r'\b[Pp]lain (student|training)': ('Plain', 'the student without branches, taught by labels only'),
+    r'\bNLL\b': ('NLL', 'how unlikely the student finds the right class; lower is better'),
+    r'\bECE\b': ('ECE', 'how far its confidence is from its accuracy; lower is better')}
+
+def words_text(
+    text:str # of a box
+) -> str: # one short sentence for each term in it; '' where there is none
+    "What the terms of a text mean, in the order in which it uses them"
+    found = {k: re.search(k, text) for k in _BOX_WORDS}
+    used = sorted((k for k,m in found.items() if m), key=lambda k: found[k].start())
+    return ' '.join('*{}*: {}.'.format(*_BOX_WORDS[k]) for k in used)
+
 def answer_box(
     asked:str, # a question
     found:str, # an answer, computed
@@ -193,12 +211,15 @@ def answer_box(
     missing:str='', # which records are missing; '' when none is
     hints:str='' # which hints the students learned with, see `hints_text`
 ) -> str: # markdown
-    "The box at the top of a page of results"
+    "The box at the top of a page of results; it explains its terms"
     means = 'Open until it is measured.' if missing else means
-    parts = ('Asked', asked), ('Found', found), ('Means', means), ('Hints', hints), ('Without a record', missing)
+    words = words_text(' '.join((asked, found, means)))
+    parts = (('Asked', asked), ('Found', found), ('Means', means), ('Words', words), ('Hints', hints),
+             ('Without a record', missing))
     text = '\n\n'.join(f'**{w}** · {t}' for w,t in parts if t)
     return f'::: {{.callout-note title="In short" appearance="simple"}}\n{text}\n:::'
 
+# %% ../../nbs/study/08_tables.ipynb #ccd778fc
 def gaps_text(
     settings:dict, # title -> records of one setting
     names          # methods that an answer needs
