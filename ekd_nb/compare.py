@@ -22,7 +22,7 @@ from fastai.torch_core import get_model as unwrap_model, no_random, set_seed
 from fastcore.basics import listify, patch
 
 from .checkpoint import Checkpoint
-from .core import EKDError, add_digest, digest_matches, expect, write_json
+from .core import EKDError, add_digest, digest_matches, expect, lines_once, write_json
 from .evaluate import evaluate_student
 from .intervals import difference_sentence, mean_ci, outcome_table
 from .learner import check_arguments, ekd_learner
@@ -227,6 +227,16 @@ def _rehearse(c, methods, seeds, y):
     for m in methods:
         if all(_finished(_path(c, m, s), c.key) for s in range(seeds)): continue
         _check_labels(y, _make(c, m, judge=False).model.branches[0].head.out_features)
+def _run_all(c, methods, seeds, y, log):
+    "The records of all runs; a line of ours that every Learner would print is printed once"
+    runs,records = [(seed, m) for seed in range(seeds) for m in methods],[]
+    with lines_once():
+        _rehearse(c, methods, seeds, y)
+        for i,(seed,m) in enumerate(runs):
+            records.append(_run(c, m, seed))
+            left = _left_text(records, [m for _,m in runs[i+1:]])
+            if log: log(f"{m}, seed {seed}: {records[-1]['test_accuracy']:.1%} ({i+1} of {len(runs)}){left}")
+    return records
 
 # %% ../nbs/14_compare.ipynb #0e044bec
 def compare(
@@ -251,10 +261,4 @@ def compare(
     key = run_key(dls, arch, teachers, epochs, lr, dict(kwargs, loss_func=loss_func))
     c = SimpleNamespace(dls=dls, arch=arch, teachers=teachers, loss=loss_func, epochs=epochs, lr=lr, folder=folder,
                         key=key, kwargs=kwargs)
-    runs,records = [(seed, m) for seed in range(seeds) for m in methods],[]
-    _rehearse(c, methods, seeds, y)
-    for i,(seed,m) in enumerate(runs):
-        records.append(_run(c, m, seed))
-        left = _left_text(records, [m for _,m in runs[i+1:]])
-        if log: log(f"{m}, seed {seed}: {records[-1]['test_accuracy']:.1%} ({i+1} of {len(runs)}){left}")
-    return Comparison(records, folder)
+    return Comparison(_run_all(c, methods, seeds, y, log), folder)

@@ -20,13 +20,12 @@ from torch import nn
 from fastai.learner import Learner
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
 from fastai.metrics import accuracy, accuracy_multi
-import fastai.callback.schedule
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
 from fastai.data.core import DataLoaders
 from fastai.torch_core import get_model as unwrap_model
 
-from .core import EKDError, errors_of, eval_mode, expect
+from .core import EKDError, errors_of, eval_mode, expect, log_line
 from .callbacks import (BranchAccuracy, BranchLogitsHook, DistillCallback, LossTermRecorder, ScheduleLoss,
                               TrainingMetrics, ValidationRecord, detached_copy, is_carried, loss_columns)
 from .loaders import exportable
@@ -35,14 +34,15 @@ from .hint_layers import HintLayers, LayerProjections, hint_layer_cbs, layer_pro
 from .losses import as_distill_loss
 from .networks import adapt_channels, create_network, replace_classifier
 from .preflight import (Preflight, check_classes, check_match, check_network, check_parts, check_single_images,
-                              data_classes, dry_run, first_batch, log_line, preflight, probe_student)
+                              data_classes, dry_run, first_batch, preflight, probe_student)
 
 # %% ../nbs/12_learner.ipynb #40629e84
 import ekd_nb.student_picture   # adds `draw` to students
 from .saved_learner import SavedAnswers, export_learner
 from .student import BranchedStudent, branch_indices, branched_student
 from .targets import resolve_assignment
-from .watch import ReadErrors, StopOnNonFinite, WarnDeadBranch, WarnHintsDominate
+from .watch import (CheckedLearner, NameWeakTeachers, ReadErrors, StopOnNonFinite, WarnDeadBranch,
+                          WarnHintsDominate, check_numbers)
 
 # %% ../nbs/12_learner.ipynb #78c74705
 _all_ = ['export_learner']
@@ -57,6 +57,8 @@ def check_arguments(
     for k in kwargs:
         close = ''.join(f', such as {o}' for o in difflib.get_close_matches(k, names, 1, .5))
         expect(k in names, f.__name__, k, f'an argument that it or Learner has{close}')
+    expect(kwargs.get('lr', 1) is not None, 'lr', kwargs.get('lr'), 'a learning rate')
+    check_numbers(kwargs)
 
 # %% ../nbs/12_learner.ipynb #b64f6cfe
 @delegates(Learner.__init__)
@@ -81,7 +83,7 @@ def teacher_learner(
     check_parts(model, n_out, y, metrics, loss_func=loss_func, **kwargs)
     cbs = add_default_cbs(cbs, ReadErrors(), StopOnNonFinite(), ValidationRecord(), DistributedSync())
     loss_func = loss_func or CrossEntropyLossFlat()
-    return Learner(exportable(dls), model, loss_func=loss_func, metrics=metrics, cbs=cbs, **kwargs)
+    return CheckedLearner(exportable(dls), model, loss_func=loss_func, metrics=metrics, cbs=cbs, **kwargs)
 
 # %% ../nbs/12_learner.ipynb #36de13ba
 def _fit_data(model, x, n_out):
@@ -245,7 +247,13 @@ def ekd_callbacks(
     if found.teachers is None: return add_default_cbs(cbs, *ours)
     if any(isinstance(c, DistillCallback) for c in cbs):
         raise EKDError('cbs: got a DistillCallback, ekd_learner makes one for the teachers; expected one of the two')
+    ours += [NameWeakTeachers(_comparable(found))]
     return add_default_cbs(cbs, *ours, DistillCallback(found.teachers, memo, probe=found.probe))
+
+def _comparable(found):
+    "What the judge has found, None for teachers that were tried on some classes only"
+    known = found.teachers.known
+    return [v if known is None or known[i].all() else None for i,v in enumerate(found.verdicts)]
 
 def ekd_columns(
     student:BranchedStudent,
@@ -302,11 +310,11 @@ def ekd_learner(
     connect(student, loss, found, dls, trunk_grad)
     cbs = ekd_callbacks(cbs, found, memo) + hint_layer_cbs(student)
     metrics = _tried_metrics(student, found, loss, metrics, splitter, kwargs) + ekd_columns(student, loss, cbs)
-    return Learner(exportable(dls), student, loss_func=loss, metrics=metrics, cbs=cbs, splitter=splitter, **kwargs)
+    return CheckedLearner(exportable(dls), student, loss, metrics=metrics, cbs=cbs, splitter=splitter, **kwargs)
 
 # %% ../nbs/12_learner.ipynb #37998b80
 #: callbacks that only watch; one that was removed is not put back
-_WATCHERS = ReadErrors,StopOnNonFinite,WarnDeadBranch,WarnHintsDominate
+_WATCHERS = ReadErrors,StopOnNonFinite,WarnDeadBranch,WarnHintsDominate,NameWeakTeachers
 
 def _like(learn, cb):
     "The callback of this kind in a Learner, with its settings; None where there is none"
@@ -320,7 +328,8 @@ def _with_settings(learn, cb):
 
 def _carried(learn, ours):
     "Copies of the caller's callbacks that change a batch or a step; a warning names the others"
-    known = {HintLayers, DistillCallback, ProgressCallback, SavedAnswers, *map(_class_of, defaults.callbacks)}
+    known = {HintLayers, DistillCallback, NameWeakTeachers, ProgressCallback, SavedAnswers}
+    known |= set(map(_class_of, defaults.callbacks))
     own = [c for c in learn.cbs if type(c) not in known and not any(isinstance(c, type(o)) for o in ours)]
     left = ', '.join(type(c).__name__ for c in own if not is_carried(c))
     if left: warnings.warn(f'keep: the new Learner has no {left}; add them to it with add_cb')
@@ -352,7 +361,7 @@ def keep(self:Learner,
     cbs += _carried(self, cbs)
     settings = 'lr opt_func splitter path model_dir wd wd_bn_bias train_bn moms'.split()
     same = {k: getattr(self, k) for k in settings}
-    new = Learner(self.dls, kept, loss_func=loss, metrics=metrics, cbs=cbs, **same)
+    new = CheckedLearner(self.dls, kept, loss_func=loss, metrics=metrics, cbs=cbs, **same)
     for k in ('add_time', 'train_metrics', 'valid_metrics'):
         if hasattr(self, 'recorder') and hasattr(new, 'recorder'): setattr(new.recorder, k, getattr(self.recorder, k))
     return new

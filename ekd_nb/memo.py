@@ -8,7 +8,7 @@ Docs: https://ekd-nb.github.io/ekd_nb/memo.html.md"""
 __all__ = ['memo_bytes', 'free_memory', 'ViewIndex', 'TeacherMemo', 'check_memo', 'save_memo', 'load_memo']
 
 # %% ../nbs/06_memo.ipynb #77982044
-import json, os, warnings
+import json, os, sys, warnings
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .core import EKDError, first_line, lost_by_rounding, tensor_digest, write_atomic
+from .core import EKDError, first_line, log_line, lost_by_rounding, tensor_digest, write_atomic
 from .arrays import ViewSet
 from .teachers import TeacherEnsemble, TeacherOutput, compute_dtype, known_classes
 
@@ -180,7 +180,7 @@ def allocate(self:TeacherMemo,
     if need>self.budget: why = f'the budget is {self.budget/2**20:,.1f} MiB'
     elif need>free: why = f'{free/2**20:,.1f} MiB are free'
     else:
-        print(f'memo of teacher outputs: {size}')
+        log_line(f'memo of teacher outputs: {size}', sys.stdout)
         try: self.table = torch.zeros(len(self.images)*self.n_views, width, dtype=self.dtype, device=self.device)
         except (MemoryError, RuntimeError) as e: why = f'they could not be taken ({first_line(e)})'
     self.disabled = bool(why)

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader as TorchDataLoader
 from .watch import inside_fit
 from .core import EKDError, expect, first_line
 from .data import ViewKey, no_key_reason
-from .loaders import PlainLoaders, batch_errors, shared_images
+from .loaders import PlainLoaders, batch_errors, log_not_compared, shared_images
 from .losses import as_distill_loss
 from .teachers import TeacherOutput
 
@@ -155,6 +155,7 @@ def _check_images(self:UnlabeledImages):
     both,n = shared_images(self.learn.dls.valid, self.loader) if len(self.learn.dls.loaders)>1 else (0,0)
     if both: warnings.warn(f'images: {both} of {n} validation images are among those without labels; expected others, '
                            'since accuracy on images that were trained on says little')
+    log_not_compared('images', self.loader)
 
 # %% ../nbs/08_unlabeled.ipynb #6b2b9b51
 @patch

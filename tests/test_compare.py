@@ -160,6 +160,33 @@ def test_several_labels_are_refused(case, tmp_path):
     with pytest.raises(EKDError, match='several labels'): compare(several, 'resnet8-w4', teachers, **small(tmp_path))
 
 
+def test_lines_of_every_learner_are_printed_once(case, tmp_path, capsys):
+    "Nine Learners and three that were tried before: which weights are kept, what was mended, how good teachers are"
+    from ekd_nb.core import log_line
+    dls,nets = case
+    turned = [copy.deepcopy(n) for n in nets]
+    turned[1].manifest = dict(classes=[str(c) for c in reversed(dls.vocab)])
+    compare(dls, 'resnet8-w4', turned, memo=True, **{k: v for k,v in small(tmp_path, seeds=3).items() if k!='judge'})
+    seen = capsys.readouterr()
+    lines = [l for l in (seen.err+seen.out).splitlines() if l.startswith(('weights:', 'teacher', 'memo of'))]
+    assert len(lines)==len(set(lines)), lines
+    assert any('numbers its classes in another way' in l for l in lines)
+    assert sum(l.startswith('weights: ') for l in lines)==len({l for l in lines if l.startswith('weights: ')})>0
+    assert sum(bool(l.startswith('teacher ') and ' images, ' in l) for l in lines)==2
+    assert sum(l.startswith('memo of') for l in lines)==2, 'KD needs no features'
+    for _ in range(2): log_line('weights: afterwards')
+    assert capsys.readouterr().err.count('afterwards')==2, 'only inside compare'
+
+def test_lines_once_in_one_another(capsys):
+    from ekd_nb.core import lines_once, log_line
+    with lines_once():
+        log_line('a')
+        with lines_once(): log_line('a'); log_line('b')
+        log_line('b')
+        with pytest.raises(KeyError), lines_once(): raise KeyError
+    log_line('a')
+    assert capsys.readouterr().err=='a\nb\na\n'
+
 def test_no_log_is_silent(case, tmp_path, capsys):
     dls, teachers = case
     compare(dls, 'resnet8-w4', teachers, **small(tmp_path, methods=('ekd',), log=None))

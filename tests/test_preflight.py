@@ -129,3 +129,91 @@ def test_a_teacher_of_colour_images_without_normalisation_is_adapted_as_one(monk
     found = TeacherEnsemble([net]).match(None, log=lambda line: None)
     x = torch.randn(2, 3, 8, 8)
     assert torch.allclose(found.models[0](x), net.eval()(x*.25+.5), atol=1e-4)
+
+
+# ---- teachers that are weaker than the student
+
+class Knows(nn.Module):
+    "The class that lights up, right for a share of the images; the class after it for the others"
+    def __init__(self, share):
+        super().__init__()
+        self.share = share
+        self.register_buffer('scale', torch.tensor(5.))
+    def forward(self, x):
+        y, m = x[:, 0, :, 0].argmax(1), x[:, 0, :, 1].mean(1)
+        return self.scale*nn.functional.one_hot(torch.where(m<self.share, y, (y+1)%8), 8).float()
+
+def lit(n, seed):
+    "Images whose class is a bright row; their second column holds a number in [0,1] for `Knows`"
+    g = torch.Generator().manual_seed(seed)
+    y = torch.randint(8, (n,), generator=g)
+    x = .1*torch.rand(n, 1, 8, 8, generator=g)
+    x[torch.arange(n), 0, y] = 1.5
+    x[..., 1] = torch.arange(n).view(-1, 1, 1)/n
+    return TensorDataset(x, y)
+
+def lit_learner(*shares, n_valid=200, **kw):
+    d = DataLoaders(DataLoader(lit(400, 0), 20, shuffle=True), DataLoader(lit(n_valid, 1), 100))
+    torch.manual_seed(0)
+    ts = TeacherEnsemble([Knows(s) for s in shares], feature_grid=0, class_maps=kw.pop('class_maps', None))
+    return ekd_learner(d, SMALL, ts, n_out=8, loss_func=EKDLoss(.9, .1, 0.), **kw)
+
+def said(l, capsys, epochs=4):
+    "The accuracy of the student, and what is printed of weak teachers"
+    with l.no_bar(), l.no_logging():
+        capsys.readouterr()
+        l.fit_one_cycle(epochs, 1e-2)
+        lines = [o for o in capsys.readouterr().err.splitlines() if 'weaker' in o]
+        return l.validate()[1], lines
+
+def test_teachers_that_are_weaker_than_the_student_are_named(capsys):
+    l = lit_learner(.34, 1., .5)
+    judged = [o for o in capsys.readouterr().err.splitlines() if o.startswith('teacher ')]
+    acc, lines = said(l, capsys)
+    assert acc>.7, 'it has learned what tells the classes apart'
+    assert lines == [f'teachers 0 (Knows 1, 34.0% of 200 images), 2 (Knows 3, 50.0% of 200 images) are weaker than the '
+                     f'student ({acc:.1%} of 200): train without them, too, and compare']
+    assert judged[0].startswith('teacher Knows 1: 34.0% of 200 images') and len(judged) == 3
+    acc, lines = said(l, capsys, 1)
+    assert len(lines) == 1 and f'({acc:.1%} of 200)' in lines[0], 'once a fit'
+
+def test_one_weak_teacher(capsys):
+    acc, lines = said(lit_learner(1., .3), capsys)
+    assert lines == [f'teacher 1 (Knows 2, 30.0% of 200 images) is weaker than the student ({acc:.1%} of 200): '
+                     'train without it, too, and compare']
+
+@pytest.mark.parametrize('kw, shares', [(dict(), (1., 1.)), (dict(judge=False), (.3, .3)),
+                                        (dict(class_maps=[None, [*range(7), None]]), (1., .3))],
+                         ids=['better', 'not judged', 'knows some classes'])
+def test_nothing_is_said_of_other_teachers(kw, shares, capsys): assert said(lit_learner(*shares, **kw), capsys)[1] == []
+
+def test_nothing_is_said_by_what_is_no_fit(capsys):
+    l = lit_learner(.2)
+    said(l, capsys)
+    with l.no_bar(), l.no_logging():
+        l.validate(); l.get_preds(); l.lr_find(num_it=8, show_plot=False)
+        assert 'weaker' not in capsys.readouterr().err
+    kept = lit_learner(.2, 1.).keep(1)
+    assert len(said(kept, capsys)[1]) == 1
+
+@pytest.mark.parametrize('right, n, judged, weaker', [
+    (54, 100, (34, 512), True), (36, 100, (34, 512), False), (540, 1000, (519, 1000), False), (60, 100, (54, 100), False),
+    (6000, 10_000, (5700, 10_000), True), (5810, 10_000, (5700, 10_000), False), (4, 8, (0, 4), False), (54, 100, (0, 0), False)])
+def test_noise_is_considered(right, n, judged, weaker, monkeypatch, capsys):
+    "More than two points, and more than two standard errors of the difference"
+    import ekd_nb.watch
+    from ekd_nb.judge import Verdict
+    hits, m = judged if judged[1] != 512 else (174, 512)
+    cb = ekd_nb.watch.NameWeakTeachers([Verdict('t', hits/max(m, 1), m, [])])
+    cb.right, cb.counts = torch.tensor(right), torch.tensor([n-1, 1])
+    cb.learn = None
+    monkeypatch.setattr(ekd_nb.watch, 'is_training_fit', lambda learn: True)
+    cb.after_fit()
+    assert ('weaker' in capsys.readouterr().err) == weaker
+
+def test_no_image_more_is_shown_to_a_teacher():
+    nets = [Counted(Knows(.3)), Counted(Knows(1.))]
+    d = DataLoaders(DataLoader(lit(40, 0), 20), DataLoader(lit(50, 1), 50))
+    l = ekd_learner(d, SMALL, TeacherEnsemble(nets, feature_grid=0), n_out=8, loss_func=EKDLoss(.9, .1, 0.))
+    with l.no_bar(), l.no_logging(): l.fit(1, 1e-2)
+    assert [t.seen for t in l.distill.teachers.models] == [[8, 50, 4, 20, 20]]*2

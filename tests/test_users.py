@@ -3,7 +3,7 @@ import copy, sys, warnings
 from functools import partial
 from pathlib import Path
 
-import pytest, torch
+import numpy as np, pytest, torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
@@ -560,8 +560,8 @@ def pairs(x, y):
     dl = DataLoader(TensorDataset(x, y), 16)
     return DataLoaders(dl, dl)
 
-MAKERS = [lambda d: teacher_learner(d, SMALL, n_out=10),
-          lambda d: ekd_learner(d, SMALL, teachers(), judge=False, n_out=10)]
+MAKERS = [lambda d, **kw: teacher_learner(d, SMALL, n_out=10, **kw),
+          lambda d, **kw: ekd_learner(d, SMALL, teachers(), judge=False, n_out=10, **kw)]
 
 @pytest.mark.parametrize('make', MAKERS, ids=['teacher', 'student'])
 @pytest.mark.parametrize('y, says', [
@@ -675,13 +675,116 @@ def test_predictions_of_plain_loaders(make):
     assert l.get_preds(with_loss=True)[2].shape == (4,)
     fit(l)
 
+SHOW = ('show: got a PyTorch loader or one of your own, which cannot draw its images; expected one of fastai or '
+        'of image_dls, or get_preds() for the predictions')
+TTA = ('tta: got a PyTorch loader or one of your own, which has no transforms to vary; expected one of fastai '
+       'or of image_dls')
+
 def test_what_plain_loaders_cannot_do_is_one_sentence():
     l = fit(MAKERS[1](pairs(X, Y)))
-    show = ('show: got a PyTorch loader, which cannot draw its images; expected one of fastai or of image_dls, '
-            'or get_preds() for the predictions')
-    for f in (l.show_results, l.dls.show_batch): refused(f, show)
-    refused(l.tta, 'tta: got a PyTorch loader, which has no transforms to vary; expected one of fastai or of image_dls')
+    for f in (l.show_results, l.dls.show_batch): refused(f, SHOW)
+    refused(l.tta, TTA)
     with pytest.raises(EKDError, match='item: got .*expected an image as the loaders give it'): l.predict('a.png')
+
+class Batches:
+    "Neither fastai's nor PyTorch's: it knows how many batches it has, and gives them"
+    def __init__(self, rows, bs=8): self.rows, self.bs = list(rows), bs
+    def __len__(self): return -(-len(self.rows)//self.bs)
+    def __iter__(self):
+        for i in range(0, len(self.rows), self.bs):
+            rows = self.rows[i:i+self.bs]
+            yield X[rows], Y[rows]
+
+class Slotted(Batches):
+    "It takes no attribute"
+    __slots__ = ()
+    def __setattr__(self, k, v): vars(self)[k] = v if k in ('rows', 'bs') else 1/0
+
+@pytest.mark.parametrize('make', MAKERS)
+@pytest.mark.parametrize('kind', [Batches, Slotted, lambda rows: list(Batches(rows)), lambda rows: tuple(Batches(rows))],
+                         ids=['class', 'slots', 'list', 'tuple'])
+def test_loaders_of_ones_own_predict(kind, make):
+    "Predictions come in the loader's own order, and validation counts them"
+    there = [20, 3, 17, 9, 30, 5, 11, 2, 8, 28, 1, 0, 7]
+    d = DataLoaders(kind(range(32)), kind(there))
+    d.vocab = list('abcdefghij')
+    l = fit(make(d))
+    with torch.no_grad(): right = l.model.eval()(X).softmax(1)
+    for ds_idx, rows in ((1, there), (0, list(range(32)))):
+        p, t = l.get_preds(ds_idx)
+        assert torch.equal(t, Y[rows]) and torch.allclose(p, right[rows], atol=1e-5)
+        acc = (right[rows].argmax(1) == Y[rows]).float().mean().item()
+        assert l.validate(ds_idx)[1] == pytest.approx(acc, abs=1e-6)
+    p, t, loss = l.get_preds(with_loss=True)
+    assert loss == pytest.approx(-right[there, Y[there]].log().numpy(), abs=1e-4)
+    p, t, d = l.get_preds(with_decoded=True)
+    assert torch.equal(d, right[there].argmax(1))
+    p, t = l.get_preds(dl=kind(there[:8]))
+    assert torch.allclose(p, right[there[:8]], atol=1e-5)
+    assert l.predict(X[3])[0] == 'abcdefghij'[int(right[3].argmax())]
+    refused(l.show_results, SHOW)
+    refused(l.tta, TTA)
+    from fastai.interpret import ClassificationInterpretation
+    assert ClassificationInterpretation.from_learner(l).confusion_matrix().sum() == len(there)
+    fit(l)
+
+def test_a_student_of_a_learner_with_loaders_of_ones_own():
+    d = DataLoaders(Batches(range(32)), Batches(range(8)))
+    d.c = 10
+    l = fit(learner(d))
+    again = fit(learner(l.dls, arch=l.model))
+    assert again.get_preds()[0].shape == (8, 10) and l.keep(1).get_preds()[0].shape == (8, 10)
+
+def test_batches_without_a_length_are_refused():
+    l = fit(MAKERS[0](pairs(X, Y)))
+    for f in (l.get_preds, l.validate):
+        refused(lambda: f(dl=iter([(X, Y)])), 'dl: the loader does not say how many batches it has, expected a length')
+
+
+# ---- numbers of a fit
+
+COUNT, RATE = 'expected a whole number of at least ', 'expected a Python number of at least 0, or one for each parameter group'
+
+@pytest.mark.parametrize('make', MAKERS)
+def test_wrong_numbers_of_a_fit_are_one_sentence(make):
+    l = make(pairs(X, Y))
+    before = [p.clone() for p in l.model.parameters()]
+    for v in ('3', 1.5, -1, None, int, True, [1], float('nan')):
+        for name, f in dict(n_epoch=l.fit, epochs=l.fine_tune).items(): refused(lambda: f(v), f'{name}: got {v!r}, {COUNT}0')
+        for f in (l.fit_one_cycle, l.fit_flat_cos): refused(lambda: f(v, 1e-3), f'n_epoch: got {v!r}, {COUNT}0')
+    for v in ('1e-3', -1e-3, float('nan'), float('inf'), True, [1e-3, 'a'], slice('a', 1.), [], {}, torch.tensor(1e-3), np.float32(1e-3)):
+        for name, f in dict(lr=l.fit, lr_max=l.fit_one_cycle, base_lr=l.fine_tune).items():
+            refused(lambda: f(1, v), f'{name}: got {v!r}, {RATE}')
+        refused(lambda: l.fit_flat_cos(1, lr=v), f'lr: got {v!r}, {RATE}')
+        refused(lambda: l.fit(1, wd=v), f'wd: got {v!r}, {RATE}')
+        refused(lambda: l.fine_tune(1, wd=v), f'wd: got {v!r}, {RATE}')
+    refused(lambda: l.lr_find(num_it=3), 'num_it: got 3, expected at least 6 steps, since fastai leaves out the last five')
+    refused(lambda: l.lr_find(num_it='3'), f"num_it: got '3', {COUNT}1")
+    refused(lambda: l.lr_find(start_lr='a'), f"start_lr: got 'a', {RATE}")
+    refused(lambda: l.fit_sgdr(0, 1), f'n_cycles: got 0, {COUNT}1')
+    refused(lambda: l.fine_tune(1, freeze_epochs=.5), f'freeze_epochs: got 0.5, {COUNT}0')
+    refused(lambda: l.get_preds(2), 'ds_idx: got 2, expected 0 to 1, one of the loaders')
+    refused(lambda: l.validate(ds_idx='a'), "ds_idx: got 'a', expected 0 to 1, one of the loaders")
+    assert all(torch.equal(a, b) for a, b in zip(before, l.model.parameters())) and l.opt is None
+
+@pytest.mark.parametrize('v', ['1', -1., None, float('nan')])
+@pytest.mark.parametrize('make', MAKERS)
+def test_a_wrong_learning_rate_of_a_learner(make, v):
+    with pytest.raises(EKDError, match=f'lr: got {v!r}, expected a '): make(pairs(X, Y), lr=v)
+
+def test_numbers_that_fastai_takes_are_taken():
+    from fastai.learner import Learner
+    l = MAKERS[1](pairs(X, Y), lr=slice(1e-4, 1e-3))
+    assert isinstance(l, Learner)
+    with l.no_bar(), l.no_logging():
+        l.fit(np.int64(1)); l.fit(0); l.fit_one_cycle(0); l.fit(1, [np.float64(1e-3)], wd=0)
+        l.fit(1, 0); l.fine_tune(1, freeze_epochs=0); l.fit_sgdr(1, 1); l.fit_flat_cos(n_epoch=1, lr=1e-3)
+        l.fit_one_cycle(1, lr_max=slice(1e-5, 1e-3), wd=.1, start_epoch=0); l.fit_one_cycle(1, np.array([1e-3]*len(l.opt.hypers)))
+        for n in (5, 6, 7): assert l.lr_find(num_it=n, show_plot=False).valley > 0
+        l.lr_find(num_it=3, show_plot=False, suggest_funcs=None); l.get_preds(-1)
+        with pytest.raises(TypeError, match='lrs'): l.fit(1, lrs=1e-3)
+    import inspect
+    assert inspect.signature(type(l).fit_one_cycle) == inspect.signature(Learner.fit_one_cycle)
 
 def test_a_confusion_matrix_of_plain_loaders():
     from fastai.interpret import ClassificationInterpretation
@@ -841,6 +944,25 @@ def test_images_without_names_are_not_called_shared():
     def files(rows): return DataLoader(Rows(rows, samples=[(f'/data/{i}.png', i) for i in rows]), 8)
     assert shared(files(range(24)), files(range(24, 32))) == (0, 8)
     with pytest.raises(UserWarning, match='2 of 10 validation images'): shared(files(range(24)), files(range(22, 32)))
+
+@pytest.mark.parametrize('most', [23, 24])
+def test_images_that_are_not_compared_are_said_to_be(most, monkeypatch, capsys):
+    "One line for a loader of too many images; none for images that were compared, or that have no names at all"
+    from ekd_nb import loaders
+    from ekd_nb.unlabeled import UnlabeledImages
+    monkeypatch.setattr(loaders, '_MOST_NAMED', most)
+    says = f'over {most} images; whether images of validation are among them is not looked at'
+    def lines(f):
+        capsys.readouterr()
+        f()
+        return [l for l in capsys.readouterr().err.splitlines() if 'not looked at' in l]
+    ds = torch.utils.data.TensorDataset(X, Y)
+    few, many = [DataLoader(Rows(rows), 8) for rows in (range(8), range(8, 32))]
+    assert lines(lambda: learner(DataLoaders(many, few))) == [f'dls: {says}']*(most<24)
+    assert lines(lambda: learner(DataLoaders(DataLoader(ds, batch_sampler=Mine(range(24), 8)), few))) == []
+    assert lines(lambda: learner(dls(n=4))) == [], 'rows of image_dls are named, however many'
+    l = learner(dls(n=4), cbs=UnlabeledImages(many))
+    assert lines(lambda: fit(l)) == [f'images: {says}']*(most<24)
 
 def test_names_of_very_many_images_are_not_made(monkeypatch):
     from ekd_nb import loaders
