@@ -77,13 +77,12 @@ def teacher_learner(
     x,y = first_batch(dls, None, True)
     n_out = check_classes(n_out or data_classes(dls), y)
     if y.ndim==2: loss_func,metrics = loss_func or BCEWithLogitsLossFlat(),_multi_label(metrics)
-    model = create_network(arch, n_out, x.shape[1], x.shape[-1], pretrained)
-    if not isinstance(arch, nn.Module): _fit_data(model, x, n_out)
-    check_network(model, x, n_out)
-    check_parts(model, n_out, y, metrics, loss_func=loss_func, **kwargs)
+    net = create_network(arch, n_out, x.shape[1], x.shape[-1], pretrained)
+    if not isinstance(arch, nn.Module): _fit_data(net, x, n_out)
+    check_network(net, x, n_out)
+    check_parts(net, n_out, y, metrics, loss_func=loss_func, **kwargs)
     cbs = add_default_cbs(cbs, ReadErrors(), StopOnNonFinite(), ValidationRecord(), DistributedSync())
-    loss_func = loss_func or CrossEntropyLossFlat()
-    return CheckedLearner(exportable(dls), model, loss_func=loss_func, metrics=metrics, cbs=cbs, **kwargs)
+    return CheckedLearner(exportable(dls), net, loss_func or CrossEntropyLossFlat(), metrics=metrics, cbs=cbs, **kwargs)
 
 # %% ../nbs/12_learner.ipynb #36de13ba
 def _fit_data(model, x, n_out):
