@@ -348,7 +348,8 @@ def test_grouped_branches_are_refused_with_their_distance(part, monkeypatch):
 def test_grouped_branches_that_differ_by_rounding_are_taken(monkeypatch):
     from ekd_nb import grouped
     s,right = student(),grouped._GroupedBranches.forward
-    monkeypatch.setattr(grouped._GroupedBranches, 'forward', lambda self, h: (right(self, h)[0]+1e-5, right(self, h)[1]))
+    def rounded(self, h): return right(self, h)[0]+1e-5,right(self, h)[1]
+    monkeypatch.setattr(grouped._GroupedBranches, 'forward', rounded)
     s.grouped = True
     assert s.grouped
 
