@@ -1,10 +1,11 @@
 "What tools/search_terms.py writes into the index of Quarto's search."
-import json, re, subprocess, sys
+import json, re, shutil, subprocess, sys
 from pathlib import Path
 import pytest, yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT/'tools'))
+sys.path[:0] = [str(ROOT/'tools'), str(ROOT/'tools/preview')]
+import check
 import search_terms
 
 PAGE = """<h2 id="networks">Networks</h2><ul>
@@ -85,3 +86,29 @@ def test_a_typed_term_is_listed_first(site, typed):
     (site/'search.json').write_text(json.dumps(OTHERS + others))
     search_terms.main(site)
     assert min(index(site), key=lambda r: score(r, typed))['href'].startswith('glossary.html')
+
+# As Quarto's search behaves: a button, a field, and links that repeat what was typed
+SEARCH = """<!doctype html><div id="quarto-search"><button>search</button></div><div id="found"></div><script>
+document.querySelector('button').onclick = e => {
+  const field = document.createElement('input')
+  field.className = 'aa-Input'
+  field.oninput = () => setTimeout(() => document.getElementById('found').innerHTML =
+    `<a class="search-result-link" href="%s">first</a>`.replace('WORD', field.value), 20)
+  e.target.after(field)
+}</script>"""
+
+@pytest.mark.parametrize('href, n', [('glossary.html?term=head&q=WORD#head', 0), ('student.html?q=WORD#heads', 4)])
+def test_the_check_types_terms_into_quartos_search(site, href, n):
+    sync = pytest.importorskip('playwright.sync_api')
+    browser = next(filter(None, map(shutil.which, check.BROWSERS)), None)
+    if not browser: pytest.skip('no Chromium on this machine')
+    (site/'index.html').write_text(SEARCH % href)
+    server, base = check.serve(site)
+    with sync.sync_playwright() as p:
+        chrome = p.chromium.launch(executable_path=browser, args=check.FLAGS)
+        said = list(check.searched(chrome.new_page(), base, site))
+        (site/'search.json').unlink()
+        assert not list(check.searched(None, base, site))   # the preview has a search of its own
+        chrome.close()
+    server.shutdown()
+    assert len(said) == n and all('not the glossary' in s for s in said), said

@@ -9,7 +9,8 @@ or whose ink is faint on either (below 4; no ink has more than 4.2 on both), wri
 too small (letters below 9 pixels, measured in letters.py), navigation without a name, pages over 600 kB (with what all
 pages share: over 2 MB), a start page of more than 120 words before its commands or without its sentence, its two
 pictures, its verdict and its doors on the first screen, and pages of results that do not answer on theirs, show more
-than a box, a figure and a small table unfolded, or begin with a table whose second column a phone does not show.
+than a box, a figure and a small table unfolded, or begin with a table whose second column a phone does not show, and of
+Quarto's search where a term of the glossary does not come first.
 `--shots` writes a picture of every page. Without a Chromium it says so and passes.
 """
 import argparse, functools, http.server, shutil, sys, threading, time
@@ -54,6 +55,9 @@ MIN_LETTERS = 9-.6   # pixels; letters are drawn, and measured, in whole ones
 MAX_WORDS = 120   # of the start page before its commands
 MAX_PAGE, MAX_SHARED = 600_000, 2_200_000   # bytes: a page with its pictures; with what Quarto's pages share, 1.6 MB
 HEAVY = 'ask.html',   # a page that brings a network with it
+TERMS = 'trunk', 'heads', 'cache', 'temperature'   # typed into Quarto's search, which has to list the glossary first
+LISTED = """word => [...document.querySelectorAll('a.search-result-link')].map(a => a.getAttribute('href'))
+  .filter(href => href.includes(`q=${word}#`) || href.endsWith(`q=${word}`))[0]"""
 SET_THEME = """dark => {
   if (document.body.classList.contains('quarto-dark') == dark) return
   if (window.quartoToggleColorScheme) return window.quartoToggleColorScheme()
@@ -82,6 +86,17 @@ def too_small(tab, folder):
         letters = measured(file) if file.suffix == '.png' and file.is_file() else None
         if letters and letters*scale < MIN_LETTERS: yield f'letters in picture {name} are {letters*scale:.1f} px high'
         elif scale*MOST_SHRUNK < 1: yield f'picture {name} is shown at {scale:.2f} of its size: too small'
+
+
+def searched(tab, base, folder):
+    "Terms of the glossary for which Quarto's search lists another page first"
+    if not all((folder/f).is_file() for f in ('search.json', 'glossary.html')): return
+    tab.goto(base+'index.html')
+    tab.locator('#quarto-search button').first.click()
+    for word in TERMS:
+        tab.locator('.aa-Input').first.fill(word)
+        first = tab.wait_for_function(LISTED, arg=word).json_value()
+        if 'glossary.html?term=' not in first: yield f'a search for {word} lists {first} first, not the glossary'
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -134,6 +149,7 @@ def look(tab, base, rel, folder, shots=None):
     if shots: tab.screenshot(path=shots/f'{name}-narrow.png', full_page=True)
     for size, most, what in ((own[0], MAX_PAGE, 'its pictures'), (own[0]+shared[0], MAX_SHARED, 'all that it loads')):
         if size > most and rel not in HEAVY: bad.append(f'weighs {size/1e6:.2f} MB with {what}')
+    if rel == 'index.html': bad += searched(tab, base, folder)
     for k, f in heard.items(): tab.remove_listener(k, f)
     return bad, set(found['ids']), set(found['links'])
 
