@@ -17,6 +17,7 @@ $(PY):
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: settings.ini setup.py pyproject.toml | $(PY)
+	@echo "Installing PyTorch and what else is needed into $(VENV), up to 6 GB; nothing more is printed for some minutes"
 	$(PY) -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
