@@ -23,7 +23,8 @@ from fastcore.basics import patch
 
 from .watch import is_training_fit
 from .core import (EKDError, as_path, check_probe, eval_mode, expect, first_line, probe_answers, short_digest,
-                         write_atomic)
+                         log_line, write_atomic)
+from .fit_settings import check_settings, fit_settings, trained_before
 from .loaders import image_names
 from .memo import load_memo, save_memo
 try: import fcntl
@@ -205,6 +206,7 @@ class Checkpoint(Callback):
         expect(type(memo_bytes) is int and memo_bytes>=0, 'memo_bytes', memo_bytes, 'a number of bytes, 0 or more')
         self.folder,self.keep,self.memo_bytes = as_path(folder, 'folder').absolute(),keep,memo_bytes
         self.n_fit,self._misses = -1,None   # fits of this Learner so far; misses of the cache when it was saved
+        self.settings = []   # of each fit, see `fit_settings`
         self.probe_size,self.images = None,None   # (channels, height, width) of an image; digest of the training images
         self._begin()
 
@@ -250,6 +252,7 @@ def _newest(self:Checkpoint):
             warnings.warn(f'{path} is damaged and left out ({first_line(e)})')
             continue
         if s['fit']==self.n_fit: self._check(path, s)
+        else: check_settings(s.get('settings', [])[self.n_fit:], self.settings[-1], self.folder)
         return s
 
 # %% ../nbs/09_checkpoint.ipynb #56829db4
@@ -264,6 +267,7 @@ def _check(self:Checkpoint, path, s):
     if s.get('image_names') and self.images and s['image_names']!=self.images:   # files of before have none
         raise EKDError(f'folder: {path} belongs to a run on other training images of these data; with this split, images that it '
                        'was trained on could be validation images; choose another folder, or split with a fixed seed')
+    check_settings(s.get('settings', [])[self.n_fit:], self.settings[-1], self.folder)
     def shapes(state): return {k: list(v.shape) for k,v in state.items()}
     now,saved = shapes(unwrap_model(self.learn.model).state_dict()),shapes(s['model'])
     if saved==now: return
@@ -323,7 +327,7 @@ def _save(self:Checkpoint):
     rngs = gather_objects(rng_state(self.learn.dls.train))
     if rank_distrib(): return
     s = dict(fit=self.n_fit, epoch=epoch, n_epoch=self.learn.n_epoch, stopped=self.stopped, data=self._data())
-    s |= dict(rng=rngs[0], other_rngs=rngs[1:], image_names=self.images)
+    s |= dict(rng=rngs[0], other_rngs=rngs[1:], image_names=self.images, settings=self.settings)
     s |= {k: v for k,v in ((k, p.read(self.learn)) for k,p in PARTS.items()) if v is not None}
     out = io.BytesIO()
     torch.save(to_plain_types(s), out)
@@ -354,9 +358,12 @@ def before_fit(self:Checkpoint):
     self.n_fit += 1
     self._begin()
     self._open()
+    self.settings.append(fit_settings(self.learn))
     self.images = _images_digest(self.learn.dls)
     self.state = s = self._newest()
     if s: self.start_epoch = self.learn.n_epoch if s['stopped'] or s['fit']>self.n_fit else s['epoch']+1
+    if s and self.start_epoch>=self.learn.n_epoch and not rank_distrib():
+        log_line(trained_before(s['epoch']+1, s['fit']>self.n_fit, self.folder))
 
 @patch
 def before_epoch(self:Checkpoint):

@@ -1,5 +1,5 @@
 "Data, functions and callbacks of the user: the right value, or one sentence that says whose fault it is"
-import copy, sys, warnings
+import copy, re, sys, warnings
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from compat import SMALL, Net, dls, learner, teachers, torch_loaders
 from compat import fit_quietly as fit
 from fastai.data.core import DataLoaders
 from fastai.metrics import F1Score
-from fastai.optimizer import Adam, OptimWrapper
+from fastai.callback.schedule import SchedCos
+from fastai.optimizer import Adam, OptimWrapper, RMSProp
 from ekd_nb.core import EKDError
 from ekd_nb.learner import ekd_learner, export_learner, teacher_learner
 from ekd_nb.losses import DistillLoss, EKDLoss
@@ -1049,3 +1050,66 @@ def test_a_run_goes_on_in_another_folder_of_the_same_images(same, tmp_path):
     else:
         with pytest.raises(EKDError, match='other training images of these data'): fit(l, 2)
     assert _images_digest(l.dls) and _images_digest(DataLoaders([], [])) is None
+
+
+# ---- a folder of checkpoints belongs to its settings
+
+def _resume(tmp_path, kw=None, fit='fit_one_cycle', lr=1e-3, n=2, **args):
+    from ekd_nb.checkpoint import Checkpoint
+    l = learner(cbs=Checkpoint(tmp_path/'ck'), **(kw or {}))
+    with l.no_bar(), l.no_logging(): getattr(l, fit)(n, lr, **args)
+    return l
+
+@pytest.mark.parametrize('change, named', [
+    (dict(lr=5e-2), 'lr was 0.001, now 0.05'),
+    (dict(wd=.3), 'wd was 0.01, now 0.3'),
+    (dict(fit='fit'), 'schedules was lr '),
+    (dict(pct_start=.7), 'schedules was lr '),
+    (dict(kw=dict(loss_func=EKDLoss(.9, .1, 5))), 'alpha of the loss was 0.5, now 0.9, beta of the loss was 0.5, now 0.1'),
+    (dict(kw=dict(loss_func=EKDLoss(tau=SchedCos(4, 2)))), 'tau of the loss was 4.0, now 4 '),
+    (dict(kw=dict(loss_func=EKDLoss(hint_error='mse'))), 'hint_error of the loss was standard, now mse'),
+    (dict(kw=dict(trunk_grad=.25)), 'trunk_grad was None, now 0.25'),
+    (dict(kw=dict(opt_func=RMSProp)), 'opt_func was fastai.optimizer.Adam, now fastai.optimizer.RMSProp'),
+])
+def test_a_folder_of_checkpoints_refuses_other_settings(tmp_path, change, named):
+    _resume(tmp_path)
+    with pytest.raises(EKDError, match=re.escape(named)) as e: _resume(tmp_path, **change)
+    assert str(e.value).startswith('folder: in ') and str(e.value).endswith('expected the same, or another folder')
+
+
+def test_a_folder_of_checkpoints_knows_a_foreign_loss(tmp_path):
+    _resume(tmp_path, dict(loss_func=EKDLoss(gamma=0.)))
+    def mine(pred, y): return F.cross_entropy(pred.logits, y)
+    with pytest.raises(EKDError, match='loss_func was ekd_nb.losses.EKDLoss, now '): _resume(tmp_path, dict(loss_func=mine))
+
+
+def test_a_fit_that_was_trained_before_says_so_and_has_its_weights(tmp_path, capsys):
+    one = _resume(tmp_path)
+    assert 'trained before' not in capsys.readouterr().err
+    again = _resume(tmp_path)
+    assert f"all 2 epochs were trained before: weights of {tmp_path/'ck'}" in capsys.readouterr().err
+    for a,b in zip(one.model.parameters(), again.model.parameters()): assert torch.equal(a, b)
+
+
+def test_settings_of_each_fit_are_compared(tmp_path):
+    l = _resume(tmp_path)
+    with l.no_bar(), l.no_logging(): l.fit_one_cycle(1, 1e-2, wd=.2)
+    again = _resume(tmp_path)
+    with again.no_bar(), again.no_logging(), pytest.raises(EKDError, match='lr was 0.01, now 0.02'): again.fit_one_cycle(1, 2e-2, wd=.2)
+    with pytest.raises(EKDError, match='lr was 0.001, now 0.002'): _resume(tmp_path, lr=2e-3)   # of the first fit, a later one is saved
+    last = _resume(tmp_path)
+    with last.no_bar(), last.no_logging(): last.fit_one_cycle(1, 1e-2, wd=.2)
+    for a,b in zip(l.model.parameters(), last.model.parameters()): assert torch.equal(a, b)
+
+
+def test_checkpoints_of_before_have_no_settings_and_continue(tmp_path, capsys):
+    import io
+    from ekd_nb.checkpoint import _digest
+    old = _resume(tmp_path).checkpoint.files()[-1]
+    state, out = torch.load(old, weights_only=True), io.BytesIO()
+    del state['settings']
+    torch.save(state, out)
+    old.with_name(f'{old.stem[:-16]}{_digest(out.getvalue())}.pth').write_bytes(out.getvalue())
+    old.unlink()
+    _resume(tmp_path, lr=5e-2)
+    assert 'all 2 epochs were trained before' in capsys.readouterr().err
