@@ -23,7 +23,7 @@ from .core import (EKDError, add_digest, as_path, check_probe, digest_matches, e
                          probe_answers, probe_images, same_answers, tensor_digest, write_atomic, write_json)
 from .fold import fold_batchnorm
 from .models import ZeroPadShortcut
-from .student import BranchedStudent
+from .student import BranchedStudent, as_student
 
 # %% ../nbs/16_browser.ipynb #8986ee05
 NetworkGraph = namedtuple('NetworkGraph', 'ops branches weights')
@@ -138,7 +138,7 @@ def network_graph(
     x:Tensor=None, # normalised images [B,channels,H,W] to compare the answers on; by default random ones
 )->NetworkGraph:
     "Fold BatchNorm, list every operation, round the weights to 16 bits, and compare the answers"
-    expect(isinstance(student, BranchedStudent), 'student', type(student).__name__, 'a BranchedStudent')
+    student = as_student(student)
     expect(student.fusion.name=='mean', 'student', student.fusion.name, 'a student whose fusion is mean')
     pooled = all(b.pool is None for b in student.branches)
     expect(pooled, 'student', 'layers after pooling', 'branches that average the map')

@@ -27,7 +27,7 @@ from .loaders import n_batches
 from .losses import DistillLoss, as_distill_loss
 from .memo import TeacherMemo
 from .branches import StudentOutput
-from .teachers import TeacherEnsemble
+from .teachers import TeacherEnsemble, as_ensemble
 from .watch import (NonFiniteLoss, ReadErrors, StopOnNonFinite, WarnDeadBranch, WarnHintsDominate, inside_fit,
                           is_training_fit)
 
@@ -40,14 +40,14 @@ class DistillCallback(Callback):
     "Put the teachers' outputs into `pred.teacher` while training; teachers stay frozen and out of pickles"
     order,run_valid,warned = -5,False,False
     def __init__(self,
-        teachers:TeacherEnsemble,
+        teachers:TeacherEnsemble, # or what it is made of
         memo=False, # cache teacher outputs: `True`, `False`, or a `TeacherMemo` to share between runs
         n_views:int=None, # views cached per image; `None` is as many as the loader shows
         budget:int=4*2**30, # bytes the cache may take; beyond that teachers run for every batch
         dtype=torch.float16, # of the cache
         probe=None, # teachers' outputs for a few images, from `preflight`; `None`: check the teachers when training begins
     ):
-        self.teachers,self.memo,self.probe = teachers,memo,probe
+        self.teachers,self.memo,self.probe = as_ensemble(teachers),memo,probe
         self.n_views,self.budget,self.dtype = n_views,budget,dtype
 
     def __getstate__(self):

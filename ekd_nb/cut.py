@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Interpreter, Tracer
 
-from .core import EKDError, eval_mode, first_line, output_distance, probe_images, same_answers
+from .core import EKDError, eval_mode, expect, first_line, output_distance, probe_images, same_answers
 from .models import StagedNet
 from .networks import adapt_channels, find_classifier
 
@@ -265,6 +265,7 @@ def split_stages(
     size:int=64, # side of the images
 )->NetworkParts:
     "Cut `model` into its stages, its pooling and the number of features that enter its classifier"
+    expect(isinstance(model, nn.Module), 'model', type(model).__name__, 'a network, such as a copy of learn.model')
     if isinstance(model, StagedNet): return NetworkParts(model.stages, model.n_features)
     adapt_channels(model, in_channels)
     if cut is not None: return _cut_by_fastai(model, cut)

@@ -15,15 +15,21 @@ import time
 from itertools import combinations
 from contextlib import contextmanager
 import torch, torch.nn.functional as F
+from fastcore.basics import listify
 from torch import nn, Tensor
-from .core import EKDError, eval_mode
+from .core import EKDError, as_network, eval_mode, expect
+from .loaders import one_loader
 from .models import count_flops, count_params
 from .features import find_features, forward_with_features
+from .student import as_student
 from .teachers import TeacherEnsemble
 
 # %% ../nbs/13_evaluate.ipynb #ae7ff728
 def _validate_logits(logits, name='logits', ndim=2):
     "`logits` as plain float64 (float32 on devices without it), refused when NaN"
+    which = {2: 'logits [B,C], such as get_logits(learn, dls.valid)[0]',
+             3: 'logits of branches [N,B,C], such as get_logits(learn, dls.valid)[2]'}
+    expect(isinstance(logits, Tensor), name, type(logits).__name__, which[ndim])
     if logits.ndim!=ndim:
         raise EKDError(f"{name} has shape {list(logits.shape)}: expected {'[B,C]' if ndim==2 else '[N,B,C]'}.")
     logits = logits.detach().as_subclass(Tensor)
@@ -32,6 +38,7 @@ def _validate_logits(logits, name='logits', ndim=2):
     return logits.to(torch.float32 if logits.device.type=='mps' else torch.float64)
 
 def _labels(y, logits):
+    expect(isinstance(y, Tensor), 'y', type(y).__name__, 'labels, int [B], such as get_logits(learn, dls.valid)[1]')
     y = y.as_subclass(Tensor).to(logits.device)
     if y.shape != logits.shape[-2:-1]:
         raise EKDError(f"y has shape {list(y.shape)}: expected one label for each of the {logits.shape[-2]} images in logits.")
@@ -161,13 +168,15 @@ def linear_cka(
 
 # %% ../nbs/13_evaluate.ipynb #0f0ee3a8
 def latencies(
-    models:dict,    # name -> nn.Module, all on the device of `x`
+    models:dict,    # name -> network or Learner, all on the device of `x`
     x:Tensor,       # one batch of images, float [B,C,H,W]
     repeats:int=30, # rounds that count
     warmup:int=5    # rounds before, that do not
 ) -> dict: # name -> {'median_s', 'low_s' (10 %), 'high_s' (90 %), 'images_per_s', 'batch', 'repeats', 'device'}
     "Seconds of a forward pass in eval mode, models timed in turns"
     if repeats<1: raise EKDError(f"repeats={repeats}: expected at least 1.")
+    expect(isinstance(models, dict), 'models', type(models).__name__, "a dict of networks, such as dict(student=learn.model)")
+    models = {n: as_network(m) for n,m in models.items()}
     def sync():
         if x.is_cuda: torch.cuda.synchronize()
     times = {n: [] for n in models}
@@ -194,10 +203,11 @@ def latency(
 
 # %% ../nbs/13_evaluate.ipynb #ec666091
 def branch_costs(
-    student:nn.Module, # a `BranchedStudent`
+    student:nn.Module, # a `BranchedStudent`, or the Learner of one
     size:tuple         # of one image, (channels, height, width)
 ) -> list: # for k = 1 to N a dict of 'branches', 'params', 'flops' (multiply-adds for one image)
     "What `student.keep(k)` costs"
+    student = as_student(student)
     kept = {k: student.keep(k) for k in range(1, student.n_branches+1)}
     return [dict(branches=k, params=count_params(m), flops=count_flops(m, size)) for k,m in kept.items()]
 
@@ -207,23 +217,32 @@ def record_branch_logits(
     model:nn.Module # anything; branches are seen when it has a `fusion` module
 ):
     "Collect the stacked branch logits [N,B,C] of every forward pass in a list"
-    seen, fusion = [], getattr(model, 'fusion', None)
+    seen, fusion = [], getattr(as_network(model), 'fusion', None)
     if not isinstance(fusion, nn.Module): yield seen; return
     hook = fusion.register_forward_pre_hook(lambda m,args: seen.append(args[0].detach()))
     try: yield seen
     finally: hook.remove()
 
 # %% ../nbs/13_evaluate.ipynb #6836c66d
+def _pairs(dl):
+    "Images and labels, batch by batch"
+    for b in one_loader(dl):
+        pair = isinstance(b, (tuple, list)) and len(b)==2 and all(isinstance(o, Tensor) for o in b)
+        what = [type(o).__name__ for o in b] if isinstance(b, (tuple, list)) else type(b).__name__
+        expect(pair, 'dl', what, 'batches of images and labels')
+        yield b
+
 def get_logits(
-    model:nn.Module, # returns logits [B,C] in eval mode
-    dl               # iterable of (x, y) batches
+    model:nn.Module, # returns logits [B,C] in eval mode; or the Learner of such a network
+    dl               # iterable of (x, y) batches, for example `dls.valid`
 ) -> tuple: # logits [n,C], labels [n], branch logits [N,n,C] or None, all on the CPU
     "Logits of a whole data set, and those of the branches when there are any"
+    model = as_network(model)
     device = next((p.device for p in model.parameters()), torch.device('cpu'))
     def cpu(t): return t.as_subclass(Tensor).detach().cpu()
     zs, ys, bs = [], [], []
     with torch.no_grad(), eval_mode(model), record_branch_logits(model) as seen:
-        for x,y in dl:
+        for x,y in _pairs(dl):
             zs.append(cpu(model(x.to(device))).float()); ys.append(cpu(y))
             bs += [cpu(b).float() for b in seen]
             seen.clear()
@@ -248,7 +267,7 @@ def matrix_to_json(
 
 # %% ../nbs/13_evaluate.ipynb #5a85caf7
 def evaluate_student(
-    model:nn.Module, # any network that returns logits [B,C] in eval mode
+    model:nn.Module, # any network that returns logits [B,C] in eval mode, or its Learner
     dl,              # iterable of (x, y) batches, for example `dls.valid`
     n_bins:int=15    # bins of the calibration error
 ) -> dict: # see below; pairs are None when there are fewer than two branches
@@ -281,7 +300,7 @@ class MeanEnsemble(nn.Module):
         models # a `TeacherEnsemble`, or `nn.Module`s that return logits [B,C] in eval mode
     ):
         super().__init__()
-        self.models = models if isinstance(models, TeacherEnsemble) else nn.ModuleList(models)
+        self.models = models if isinstance(models, TeacherEnsemble) else nn.ModuleList(map(as_network, listify(models)))
         if not len(self.models): raise EKDError("models holds no network: expected at least one.")
         if getattr(self.models, 'known', None) is not None:
             raise EKDError('models: these teachers know different classes, so their logits have no mean; expected teachers of all classes')
@@ -297,6 +316,7 @@ def pooled_features(
     x:Tensor         # images, float [B,C,H,W], normalised
 ) -> list: # float [B,F] for each branch, member, or for the one network
     "Last feature maps averaged over positions"
+    model = as_network(model)
     if hasattr(model, 'trunk') and hasattr(model, 'branches'):
         h = model.trunk(x)
         return [b(h)[1].mean((2,3)) for b in model.branches]
@@ -318,10 +338,11 @@ def teacher_similarity(
 ) -> Tensor: # [N,T], in [0,1]; NaN where features are the same for every image, as those of a branch that died
     "Linear CKA of the features of branch i and teacher j"
     if n_images<2: raise EKDError(f"n_images={n_images}: expected at least 2, features are compared over images.")
+    student,teachers = as_network(student, 'student'),as_network(teachers, 'teachers')
     device = next((p.device for p in student.parameters()), torch.device('cpu'))
     seen, left = ([], []), n_images
     with torch.no_grad(), eval_mode(student), eval_mode(teachers):
-        for x,_ in dl:
+        for x,_ in _pairs(dl):
             x = x.as_subclass(Tensor)[:left].to(device)
             for s,m in zip(seen, (student, teachers)):
                 s.append([f.detach().cpu().float() for f in pooled_features(m, x)])

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from fastai.callback.hook import Hook
 from torch import Tensor, nn
 
-from .core import EKDError, eval_mode
+from .core import EKDError, as_network, eval_mode
 from .models import StagedNet
 
 # %% ../nbs/04_features.ipynb #a0fac753
@@ -33,7 +33,7 @@ def record_calls(
     run=None, # function of network and images; by default it just calls the network
 )->tuple: # (calls in the order in which they end, output of the network)
     "Run a network in evaluation mode and record what goes into and out of its layers"
-    calls,hooks = [],[]
+    model,calls,hooks = as_network(model),[],[]
     def note(name):
         def hook(m, i, o):
             if i and isinstance(i[0], Tensor) and isinstance(o, Tensor): calls.append(LayerCall(name, m, i[0], o))
@@ -134,6 +134,7 @@ def find_features(
     run=None, # function of network and images; by default it just calls the network
 )->FeatureSpot: # None where no layer that made the logits can be seen
     "Find the feature map that a network's classifier reads"
+    model = as_network(model)
     if isinstance(model, StagedNet): return FeatureSpot('stages', 'output', 'BCHW')
     calls,z = record_calls(model, x[:2], run)
     end = _classifier(calls, z.shape[-1]) if isinstance(z, Tensor) else None
@@ -154,7 +155,7 @@ def forward_with_features(
     run=None, # function of network and images; by default it just calls the network
 )->tuple: # (logits [B,C], feature map [B,F,h,w])
     "Logits and last feature map of a network"
-    side = 0 if spot.side=='input' else 1
+    model,side = as_network(model),0 if spot.side=='input' else 1
     with Hook(model.get_submodule(spot.layer), lambda m,i,o: (i[0], o)[side], detach=False) as hook:
         z = run(model, x) if run else model(x)
         return z,spot.read(hook.stored)

@@ -18,9 +18,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from fastai.torch_core import one_param
 
 from .branches import Fusion
-from .core import EKDError, eval_mode, expect, first_line, probe_images, same_answers
+from .core import EKDError, as_network, eval_mode, first_line, probe_images, same_answers
 from .grouped import GroupedLayer
-from .student import BranchedStudent
+from .student import BranchedStudent, as_student
 
 # %% ../nbs/14_fold.ipynb #60ad0d11
 class _Tracer(Tracer):
@@ -62,11 +62,11 @@ def _set_module(model, name, new):
 
 # %% ../nbs/14_fold.ipynb #2775b5d0
 def fold_batchnorm(
-    model:nn.Module, # any network that `torch.fx` can trace
+    model:nn.Module, # any network that `torch.fx` can trace, or the Learner of one
     x:Tensor=None, # inputs to compare the outputs on; by default random images of a size that the network accepts
 )->nn.Module: # a copy in evaluation mode; the same predictions with fewer operations
     "Put every BatchNorm that follows a convolution into the convolution"
-    expect(isinstance(model, nn.Module), 'model', type(model).__name__, 'a network')
+    model = as_network(model)
     new = copy.deepcopy(model).eval()
     if not isinstance(new, BranchedStudent): new = _fold(new)
     else:
@@ -82,7 +82,7 @@ def probe_inputs(
     model:nn.Module, # any image classifier
 )->Tensor: # two images [2,channels,side,side] on the network's device
     "Random images of a size that `model` accepts, to compare it with a changed copy"
-    expect(isinstance(model, nn.Module), 'model', type(model).__name__, 'a network')
+    model = as_network(model)
     first,p = next((m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))), None),one_param(model)
     sizes = [(getattr(first, 'in_channels', 3), s, s) for s in (32, 64, 224)]
     if isinstance(model, BranchedStudent): sizes.insert(0, model.image_size)
@@ -117,7 +117,7 @@ class FusedStudent(nn.Module):
         student:BranchedStudent, # its branches must be of one shape, see `group_branches`
     ):
         super().__init__()
-        expect(isinstance(student, BranchedStudent), 'student', type(student).__name__, 'a BranchedStudent')
+        student = as_student(student)
         copied = copy.deepcopy(student).eval()
         copied.grouped,copied.projections = True,None
         stack = copied.__dict__['_grouped_branches']

@@ -20,7 +20,7 @@ from fastcore.basics import patch
 
 from .core import EKDError, expect
 from .features import layers_text, match_layer
-from .student import BranchedStudent
+from .student import BranchedStudent, as_student
 from .teachers import TeacherEnsemble
 
 # %% ../nbs/11_hint_layers.ipynb #11f10007
@@ -64,6 +64,7 @@ def student_layer(
     name:str, # of a layer, such as 'layer2'
 )->list: # N modules, N times the same if it is in the trunk
     "The layer of every branch that has this name"
+    student = as_student(student)
     def find(module):
         names = [n for n,_ in module.named_modules() if n]
         full = match_layer(name, names) or match_layer(name.replace('.', '_'), names)

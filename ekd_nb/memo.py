@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from .core import EKDError, first_line, log_line, lost_by_rounding, tensor_digest, write_atomic
 from .arrays import ViewSet
-from .teachers import TeacherEnsemble, TeacherOutput, compute_dtype, known_classes
+from .teachers import TeacherEnsemble, TeacherOutput, as_ensemble, compute_dtype, known_classes
 
 # %% ../nbs/06_memo.ipynb #751557fa
 def memo_bytes(
@@ -124,7 +124,7 @@ class TeacherMemo:
         budget:int=4*2**30, # bytes the table may take
         device='cpu', # of the table
     ):
-        self.teachers,self.views,self.fingerprint = teachers,views,fingerprint
+        self.teachers,self.views,self.fingerprint = as_ensemble(teachers),views,fingerprint
         self.features,self.dtype,self.budget = features,dtype,budget
         self.device,self.numbers = torch.device(device),torch.finfo(dtype)
         self.index = ViewIndex(images, views, n_views)

@@ -15,12 +15,13 @@ __all__ = ['resnet8', 'resnet14', 'resnet20', 'resnet32', 'resnet44', 'resnet56'
 import re
 from collections import OrderedDict
 from functools import partial
+from numbers import Integral
 
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from .core import EKDError, eval_mode, expect
+from .core import EKDError, as_network, errors_of, eval_mode, expect
 
 # %% ../nbs/03_models.ipynb #ebad3383
 def he_init(
@@ -260,10 +261,10 @@ MODELS = {f.__name__: f for f in (
 
 # %% ../nbs/03_models.ipynb #8e302010
 def count_params(
-    model:nn.Module # any network
+    model:nn.Module # any network, or the Learner of one
 ) -> int: # number of parameters, frozen ones too, buffers not
     "Number of parameters"
-    return sum(p.numel() for p in model.parameters())
+    return sum(p.numel() for p in as_network(model).parameters())
 
 # %% ../nbs/03_models.ipynb #a3fcb32f
 def first_channels(
@@ -284,12 +285,14 @@ def multiply_adds(
     return counter.get_total_flops()//2,out
 
 def count_flops(
-    model:nn.Module,   # any network
+    model:nn.Module,   # any network, or the Learner of one
     size:tuple=(3,32,32) # shape of one image (C,H,W)
 ) -> int: # multiply-adds for one image, in eval mode
     "Multiply-adds of one forward pass in eval mode"
-    p = next(model.parameters())
-    with torch.no_grad(), eval_mode(model):
+    model,three = as_network(model),isinstance(size, (tuple, list)) and len(size)==3
+    expect(three and all(isinstance(n, Integral) and n>0 for n in size), 'size', size, '(channels, height, width) of one image')
+    p = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    with torch.no_grad(), eval_mode(model), errors_of('size', model, f' for an image of {list(size)}'):
         return multiply_adds(model, torch.zeros(1, *size, device=p.device, dtype=p.dtype))[0]
 
 # %% ../nbs/03_models.ipynb #a572b9ae

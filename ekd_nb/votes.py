@@ -20,8 +20,9 @@ from torch import Tensor
 
 from .core import EKDError, eval_mode, expect
 from .evaluate import record_branch_logits
+from .loaders import one_loader
 from .losses import as_distill_loss
-from .teachers import TeacherEnsemble
+from .teachers import as_ensemble
 from .uncertainty import mutual_information, uncertainty_scores
 
 # %% ../nbs/14_votes.ipynb #5c1a000c
@@ -84,15 +85,13 @@ def _voters(learn, teachers):
         raise EKDError('learn: it was trained for several labels an image, expected one label: votes are for single classes')
     if teachers is True: teachers = getattr(getattr(learn, 'distill', None), 'teachers', None)
     if teachers is False: teachers = None
-    if not (teachers is None or isinstance(teachers, TeacherEnsemble)):
-        raise EKDError(f'teachers: got a {type(teachers).__name__}, expected True, False or a TeacherEnsemble')
+    if teachers is not None: teachers = as_ensemble(teachers)
     return unwrap_model(learn.model),teachers
 
 # %% ../nbs/14_votes.ipynb #474cfabc
 def _loader(learn, dl, ds_idx):
     "The loader to read, in order"
-    expect(dl is None or hasattr(dl, '__iter__'), 'dl', dl, 'a DataLoader')
-    if dl is not None: return dl
+    if dl is not None: return one_loader(dl)
     n = len(learn.dls.loaders)
     ok = isinstance(ds_idx, int) and 0<=ds_idx<n
     expect(ok, 'ds_idx', ds_idx, f'0 to {n-1}, one of the loaders of this Learner')
