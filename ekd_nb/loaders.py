@@ -6,8 +6,8 @@ Docs: https://ekd-nb.github.io/ekd_nb/loaders.html.md"""
 
 # %% auto #0
 __all__ = ['n_items', 'last_batch_size', 'n_batches', 'one_loader', 'image_names', 'shared_images', 'log_not_compared',
-           'batch_errors', 'named_files', 'read_batches', 'same_order', 'PlainLoader', 'PlainBatches', 'in_order',
-           'PlainLoaders', 'exportable']
+           'batch_errors', 'named_files', 'read_batches', 'same_order', 'PlainLoader', 'in_order', 'PlainLoaders',
+           'exportable']
 
 # %% ../nbs/02_loaders.ipynb #a1b2c3d2
 import os, random, sys
@@ -19,7 +19,6 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader as FastaiLoader
 from fastai.data.transforms import CategoryMap
 from fastai.torch_core import no_random
-from fastcore.basics import GetAttr
 from fastcore.foundation import L
 import torch
 from torch import Tensor
@@ -266,21 +265,6 @@ class PlainLoader(TorchDataLoader):
     "A PyTorch loader for predictions"
     one_batch = show_results = _refuse_to_show
 
-class PlainBatches(GetAttr):
-    "Batches of any object with a length, such as a list, for training and for predictions; they come in its own order"
-    _default,show_results = 'source',_refuse_to_show
-    def __init__(self,
-        source, # gives pairs of images and labels in each pass
-        vocab=None, # names of the classes, if they are known
-    ):
-        self.source = source
-        self.new = partial(in_order, source, vocab=vocab)
-        self.vocab = CategoryMap(list(vocab), sort=False) if vocab is not None and len(vocab) else None
-
-    def __iter__(self): return iter(self.source)
-    def __len__(self): return len(self.source)
-    def one_batch(self): return next(iter(self.source), None)
-
 # %% ../nbs/02_loaders.ipynb #25d07780
 def in_order(
     dl:TorchDataLoader, # as the caller made it
@@ -293,8 +277,7 @@ def in_order(
     if 'shuffled' in kwargs:
         raise EKDError('tta: got a PyTorch loader or one of your own, which has no transforms to vary; expected one of fastai '
                        'or of image_dls')
-    if not isinstance(dl, TorchDataLoader): return PlainBatches(dl, vocab)
-    own = type(dl).__iter__ is not TorchDataLoader.__iter__
+    own = not isinstance(dl, TorchDataLoader) or type(dl).__iter__ is not TorchDataLoader.__iter__
     if own or isinstance(dl.dataset, IterableDataset) or type(dl.batch_sampler) is not BatchSampler: return dl
     same = {k: getattr(dl, k) for k in ('num_workers', 'collate_fn', 'pin_memory', 'timeout', 'worker_init_fn',
                                         'multiprocessing_context', 'persistent_workers', 'prefetch_factor')}
@@ -342,10 +325,8 @@ def exportable(
     "`DataLoaders` that a Learner can export"
     plain = [dl for dl in getattr(dls, 'loaders', ()) if isinstance(dl, TorchDataLoader) or not hasattr(dl, 'new')]
     if not plain and not isinstance(dls, PlainLoaders): return dls
-    new,vocab = PlainLoaders(),getattr(dls, 'vocab', None)
+    for dl in plain:   # others, such as a list of batches, may take no attribute
+        if isinstance(dl, TorchDataLoader): dl.new = partial(in_order, dl, vocab=getattr(dls, 'vocab', None))
+    new = PlainLoaders()
     vars(new).update(vars(dls))
-    for dl in plain:
-        if isinstance(dl, TorchDataLoader): dl.new = partial(in_order, dl, vocab=vocab)
-    others = [id(dl) for dl in plain if not isinstance(dl, TorchDataLoader)]   # they may take no attribute
-    new.loaders = [PlainBatches(dl, vocab) if id(dl) in others else dl for dl in new.loaders]
     return new
