@@ -19,16 +19,18 @@ from typing import Callable, NamedTuple
 import torch
 from fastai.learner import Learner
 from fastai.torch_core import get_model as unwrap_model, no_random, set_seed
-from fastcore.basics import listify, patch
+from fastcore.basics import copy_func, listify, patch
+from fastcore.meta import delegates
 
 from .checkpoint import Checkpoint
 from .core import EKDError, add_digest, digest_matches, expect, lines_once, write_json
 from .evaluate import evaluate_student
 from .intervals import difference_sentence, mean_ci, outcome_table
+from .judge import with_class_maps
 from .learner import check_arguments, ekd_learner
-from .loaders import batch_errors, n_batches
+from .loaders import batch_errors, n_batches, n_classes
 from .losses import as_distill_loss, EKDLoss
-from .preflight import data_classes, describe, first_batch
+from .preflight import describe, first_batch
 from .run_key import run_key
 from .student import BranchedStudent
 from .teachers import as_ensemble
@@ -226,16 +228,18 @@ def _rehearse(c, methods, seeds, y):
     "Make each Learner that will be needed: what does not fit is refused before the first run"
     for m in methods:
         if all(_finished(_path(c, m, s), c.key) for s in range(seeds)): continue
-        _check_labels(y, _make(c, m, judge=False).model.branches[0].head.out_features)
+        _check_labels(y, _make(c, m, judge=m!='labels').model.branches[0].head.out_features)
+
 def _run_all(c, methods, seeds, y, log):
     "The records of all runs; a line of ours that every Learner would print is printed once"
     runs,records = [(seed, m) for seed in range(seeds) for m in methods],[]
     with lines_once():
         _rehearse(c, methods, seeds, y)
         for i,(seed,m) in enumerate(runs):
+            old = ' (from its record)' if _finished(_path(c, m, seed), c.key) else ''
             records.append(_run(c, m, seed))
             left = _left_text(records, [m for _,m in runs[i+1:]])
-            if log: log(f"{m}, seed {seed}: {records[-1]['test_accuracy']:.1%} ({i+1} of {len(runs)}){left}")
+            if log: log(f"{m}, seed {seed}: {records[-1]['test_accuracy']:.1%}{old} ({i+1} of {len(runs)}){left}")
     return records
 
 # %% ../nbs/14_compare.ipynb #0e044bec
@@ -254,10 +258,10 @@ def compare(
 )->Comparison:
     "Train the same student with and without teachers, with several seeds, and say what the difference is worth"
     _check_call(epochs, seeds, methods, lr, log, kwargs.get('cbs'))
-    check_arguments(ekd_learner, kwargs)
-    y = _check_data(dls, loss_func, kwargs.get('n_out') or data_classes(dls))
+    check_arguments(delegates(ekd_learner)(copy_func(compare)), kwargs)
+    y = _check_data(dls, loss_func, n_classes(dls, kwargs.get('n_out')))
     if isinstance(arch, Learner): arch = unwrap_model(arch.model)
-    folder,teachers = _ready_folder(folder),as_ensemble(teachers)
+    folder,teachers = _ready_folder(folder),as_ensemble(with_class_maps(teachers, kwargs.pop('class_maps', None)))
     key = run_key(dls, arch, teachers, epochs, lr, dict(kwargs, loss_func=loss_func))
     c = SimpleNamespace(dls=dls, arch=arch, teachers=teachers, loss=loss_func, epochs=epochs, lr=lr, folder=folder,
                         key=key, kwargs=kwargs)

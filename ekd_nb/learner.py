@@ -28,13 +28,14 @@ from fastai.torch_core import get_model as unwrap_model
 from .core import EKDError, errors_of, eval_mode, expect, log_line
 from .callbacks import (BranchAccuracy, BranchLogitsHook, DistillCallback, LossTermRecorder, ScheduleLoss,
                               TrainingMetrics, ValidationRecord, detached_copy, is_carried, loss_columns)
-from .loaders import exportable
+from .loaders import exportable, n_classes
 from .distributed import DistributedSync
 from .hint_layers import HintLayers, LayerProjections, hint_layer_cbs, layer_projections, noted_maps
 from .losses import as_distill_loss
-from .networks import adapt_channels, create_network, replace_classifier
+from .judge import with_class_maps
+from .networks import adapt_channels, check_names, create_network, replace_classifier
 from .preflight import (Preflight, check_classes, check_match, check_network, check_parts, check_single_images,
-                              data_classes, dry_run, first_batch, preflight, probe_student)
+                              dry_run, first_batch, preflight, probe_student)
 
 # %% ../nbs/12_learner.ipynb #40629e84
 import ekd_nb.student_picture   # adds `draw` to students
@@ -75,7 +76,7 @@ def teacher_learner(
     "A Learner that trains one plain network on labels"
     check_arguments(teacher_learner, kwargs)
     x,y = first_batch(dls, None, True)
-    n_out = check_classes(n_out or data_classes(dls), y)
+    n_out = check_classes(n_classes(dls, n_out, y.ndim==2), y)
     if y.ndim==2: loss_func,metrics = loss_func or BCEWithLogitsLossFlat(),_multi_label(metrics)
     net = create_network(arch, n_out, x.shape[1], x.shape[-1], pretrained)
     if not isinstance(arch, nn.Module): _fit_data(net, x, n_out)
@@ -151,7 +152,8 @@ def _check_finished(student, n_branches, n_out, split, fusion):
     return student
 
 def _finished_classes(arch):
-    "Classes of a finished student, else None"
+    "Classes of a finished student, else None; a name that no network has is refused"
+    check_names(arch)
     model = unwrap_model(arch.model) if isinstance(arch, Learner) else arch
     return model.branches[0].head.out_features if isinstance(model, BranchedStudent) else None
 
@@ -214,7 +216,7 @@ def connect(
     found:Preflight,
     dls:DataLoaders, # image classification data
     trunk_grad:float=None, # as in `ekd_learner`
-):
+)->BranchedStudent: # the same
     "Prepare the student for this loss and these teachers, and run both once on a few images"
     assign = check_match(student, loss, found)
     if assign: student.assigned = ['all' if a is None else found.teachers.names[a] for a in assign]
@@ -231,6 +233,7 @@ def connect(
     if loss.use_teachers and loss.needs_teacher: loss.use_teachers(found.teachers)
     dry_run(student, loss, found, pred)
     for p in (student.projections if layers else ()): p.maps.clear()
+    return student
 
 # %% ../nbs/12_learner.ipynb #ea1b1307
 def ekd_callbacks(
@@ -294,6 +297,7 @@ def ekd_learner(
     pretrained:bool=False, # a student with the weights of timm or torchvision?
     memo=False, # cache teacher outputs: `True`, or a `TeacherMemo` to share
     hints=None, # for each teacher its layer, or a pair (student's layer, its layer), see `hint_layers`; by default last feature maps
+    class_maps=None, # for each teacher None, or for each class of the data the number it has there, see `TeacherEnsemble`
     judge:bool=True, # print each teacher's accuracy on at most 512 labelled images, and what may be wrong with it?
     loss_func=None, # a `DistillLoss`, or a function of `StudentOutput` and labels; `EKDLoss()` by default
     metrics=accuracy, # fastai metrics
@@ -303,12 +307,11 @@ def ekd_learner(
 )->Learner:
     "A Learner whose student learns each branch from a teacher of its own and from the labels"
     check_arguments(ekd_learner, kwargs)
-    loss = as_distill_loss(loss_func)
-    found = preflight(dls, loss, teachers, n_out, memo, _finished_classes(arch), judge, hints)
-    student = make_student(arch, found, n_branches, split, fusion, cut, pretrained)
-    connect(student, loss, found, dls, trunk_grad)
-    cbs = ekd_callbacks(cbs, found, memo) + hint_layer_cbs(student)
-    metrics = _tried_metrics(student, found, loss, metrics, splitter, kwargs) + ekd_columns(student, loss, cbs)
+    loss,teachers = as_distill_loss(loss_func),with_class_maps(teachers, class_maps)
+    pre = preflight(dls, loss, teachers, n_out, memo, _finished_classes(arch), judge, hints)
+    student = connect(make_student(arch, pre, n_branches, split, fusion, cut, pretrained), loss, pre, dls, trunk_grad)
+    cbs = ekd_callbacks(cbs, pre, memo) + hint_layer_cbs(student)
+    metrics = _tried_metrics(student, pre, loss, metrics, splitter, kwargs) + ekd_columns(student, loss, cbs)
     return CheckedLearner(exportable(dls), student, loss, metrics=metrics, cbs=cbs, splitter=splitter, **kwargs)
 
 # %% ../nbs/12_learner.ipynb #37998b80

@@ -329,7 +329,8 @@ def read_manifest(
     path = as_path(path, name)
     man = manifest_path(path)
     if path.suffix in _OTHER_FILES: raise EKDError(f'{name}: got {path.name}: {_OTHER_FILES[path.suffix]}, or save it with {saver}')
-    if path.suffix!='.safetensors': raise EKDError(f"{name}: got {path}, expected the weights of {saver}, '….safetensors'")
+    train = f", or a network to train first: teacher_learner(dls, '{path}')" if str(path)==path.stem else ''
+    if path.suffix!='.safetensors': raise EKDError(f"{name}: got {path}, expected the weights of {saver}, '….safetensors'{train}")
     for p in (path, man):
         if not p.is_file(): raise EKDError(f'{name}: {p} does not exist, expected weights saved with {saver} and their manifest')
     try: info = json.loads(man.read_text())

@@ -204,8 +204,7 @@ def feature_spot(self:TeacherEnsemble,
 
 # %% ../nbs/05_teachers.ipynb #b1f5ca10
 def _is_class_map(cm):
-    if not isinstance(cm, (list, tuple)): return False
-    ok = all(c is None or (type(c) is int and c>=0) for c in cm)
+    ok = isinstance(cm, (list, tuple)) and all(c is None or (type(c) is int and c>=0) for c in cm)
     return ok and len(set(cm)-{None})>1   # at least two classes
 
 def known_classes(
@@ -280,6 +279,7 @@ def probe(self:TeacherEnsemble,
 # %% ../nbs/05_teachers.ipynb #8a62ff8a
 def _check_classes(entry, n, cm, n_out):
     got,hint = (n, ': pass class_maps') if cm is None else (len(cm), ' (after its class map), expected as many')
+    if cm is None and n>n_out: hint += ', or train it on these classes first (teacher_learner)'
     if got!=n_out: raise EKDError(f'{entry} has {got} classes, the data has {n_out}{hint}')
     top = max((c for c in cm or () if c is not None), default=-1)
     if top>=n: raise EKDError(f'{entry}: class map has index {top}, the teacher {n} classes; expected 0 to {n-1}')
@@ -298,7 +298,7 @@ def _forward_checked(entry, teachers, i, x):
             raise EKDError(f'{entry} takes images of {conv.in_channels} channels, the data has {x.shape[1]}, '
                            'expected as many, or a TeacherAdapter (channels=)') from None
         why = first_line(e).split('. ')[0]
-        resize = '; a TeacherAdapter resizes them' if any(o in why for o in ('size', 'shape', 'kernel')) else ''
+        resize = '; a TeacherAdapter resizes them' if any(o in why for o in 'size shape kernel eight'.split()) else ''
         raise EKDError(f'{entry} cannot process images of shape {list(x.shape[1:])}: {why}, expected a network that does{resize}') from None
     if x._version!=version:
         raise EKDError(f'{entry} changes the images that it is given, which others get too; expected a network that works on a copy')

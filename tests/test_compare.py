@@ -322,7 +322,7 @@ def _two(train, *valid):
     return dls
 
 @pytest.mark.parametrize('make, kw, text', [
-    (_plain, dict(loss=EKDLoss()), "ekd_learner: got 'loss', expected an argument .* such as loss_func"),
+    (_plain, dict(loss=EKDLoss()), "compare: got 'loss', expected an argument .* such as loss_func"),
     (lambda: _two(_plain().train), {}, 'got no validation loader'),
     (lambda: _two(DataLoader(Endless(), 8), _plain().valid), {}, 'the training loader does not say how many batches'),
     (lambda: _two(_plain().train, DataLoader(Endless(), 8)), {}, 'the validation loader does not say how many batches'),

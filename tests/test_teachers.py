@@ -515,6 +515,6 @@ def test_a_teacher_whose_order_is_right_is_not_told_that_it_is_another():
     y = torch.tensor([0]*12+[1]*6+[2]*6)
     guess = torch.tensor([0]*9+[1]*3+[1]*4+[2]*2+[2]*4+[0]*2)   # 17 of 24 right: not surely above 12, one class
     said = ' '.join(_remarks(F.one_hot(guess, 3)*5.-1, y, {}))
-    assert said == 'near chance (50.0%) for so few images'
+    assert said == 'not clearly better than always the commonest class (50.0%) for so few images'
     swapped = ' '.join(_remarks(F.one_hot((y+1) % 3, 3)*5.-1, y, {}))
     assert 'another order' in swapped and 'few' not in swapped

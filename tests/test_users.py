@@ -1199,3 +1199,111 @@ def test_checkpoints_of_before_have_no_settings_and_continue(tmp_path, capsys):
     old.unlink()
     _resume(tmp_path, lr=5e-2)
     assert 'all 2 epochs were trained before' in capsys.readouterr().err
+
+
+# ---- the first calls of a newcomer
+
+def _said(f):
+    with pytest.raises(EKDError) as e: f()
+    return str(e.value)
+
+def _wide(n=1000): return get_model(SMALL, n, 1)
+
+def test_class_maps_are_passed_beside_the_teachers():
+    ts, n = [_wide(12), _wide(10)], 10
+    cm = [*range(11, 1, -1)]
+    l = ekd_learner(dls(), SMALL, ts, class_maps=[cm, None])
+    x = l.dls.train.one_batch()[0].as_subclass(torch.Tensor)
+    got = l.distill.teachers.eval()(x).logits
+    assert torch.allclose(got[0], ts[0].eval()(x)[:, cm], atol=1e-5) and l.distill.teachers.class_maps == [cm, None]
+    e = TeacherEnsemble(ts, class_maps=[cm, None])
+    assert 'the TeacherEnsemble has its own' in _said(lambda: ekd_learner(dls(), SMALL, e, class_maps=[cm, None]))
+    assert _said(lambda: ekd_learner(dls(), SMALL, ts, class_maps=[cm])).startswith('class_maps: got 1 for 2 teachers')
+    assert 'no teachers' in _said(lambda: ekd_learner(dls(), SMALL, class_maps=[cm], loss_func=LABELS))
+
+def test_a_teacher_of_more_classes_may_be_trained_first():
+    says = _said(lambda: ekd_learner(dls(), SMALL, [_wide()]))
+    assert says.endswith('has 1000 classes, the data has 10: pass class_maps, or train it on these classes first (teacher_learner)')
+
+def test_compare_takes_class_maps(tmp_path):
+    from ekd_nb.compare import compare
+    ts = [_wide(12), _wide(10)]
+    c = compare(dls(), SMALL, ts, epochs=1, seeds=1, folder=tmp_path, class_maps=[[*range(10)], None], log=None)
+    assert c.methods == ['labels', 'kd', 'ekd']
+
+def test_another_order_is_told_for_all_teachers():
+    from ekd_nb.judge import _permuted
+    y = torch.tensor([0, 1, 2, 3]*5)
+    z = F.one_hot((y+3) % 4, 4)*5.
+    assert _permuted(z, y, 1, 3) == ['its classes seem to be in another order (class_maps=[None, [3, 0, 1, 2], None] gives 100.0%)']
+
+def test_n_out_is_that_of_the_data():
+    says = 'n_out: got 7, expected 10, the classes of the data'
+    refused(lambda: ekd_learner(dls(), SMALL, teachers(), n_out=7), says)
+    refused(lambda: teacher_learner(dls(), SMALL, n_out=7), says)
+    assert ekd_learner(torch_loaders(), SMALL, n_out=12, loss_func=LABELS).model.branches[0].head.out_features == 12   # they do not say
+
+@pytest.mark.parametrize('make', [lambda: dls().train, lambda: torch_loaders().train])
+def test_one_loader_is_no_dataloaders(make, tmp_path):
+    from ekd_nb.compare import compare
+    dl = make()
+    says = f'dls: got a {type(dl).__name__}, expected DataLoaders (of training and validation)'
+    for f in (lambda: ekd_learner(dl, SMALL, teachers()), lambda: teacher_learner(dl, SMALL), lambda: TeacherEnsemble(teachers()).check(dl),
+              lambda: TeacherEnsemble(teachers()).judge(dl), lambda: compare(dl, SMALL, teachers(), folder=tmp_path)):
+        refused(f, says)
+
+@pytest.mark.parametrize('name, near', [('resent8', 'resnet8'), ('mobilenetv3_smal', 'mobilenet')])
+def test_an_unknown_network_is_told_before_teachers_run(name, near):
+    class Loud(Net):
+        def forward(self, x): raise AssertionError('the teacher was run')
+    says = _said(lambda: ekd_learner(dls(), name, [Loud()]))
+    assert 'a name of torchvision' in says and f'did you mean {near}' in says
+
+@pytest.mark.parametrize('loss', [nn.CrossEntropyLoss(), F.cross_entropy])
+def test_a_loss_of_logits_is_no_loss_of_branches(loss):
+    says = _said(lambda: ekd_learner(dls(), SMALL, teachers(), loss_func=loss))
+    name = getattr(loss, '__name__', type(loss).__name__)
+    assert says.startswith(f'loss_func: got {name}, expected a loss of a branched student, such as EKDLoss()')
+
+def test_a_function_of_branches_is_a_loss():
+    def mine(pred, y): return F.cross_entropy(pred.logits, y)
+    fit(ekd_learner(dls(), SMALL, teachers(), loss_func=mine))
+
+@pytest.mark.parametrize('counts, says', [((28, 20, 16, 16), 'not clearly better than always the commonest class (35.0%)'),
+                                          ((20, 20, 20, 20), 'near chance (25.0%)')])
+def test_chance_is_a_word_for_equal_classes(counts, says):
+    from ekd_nb.judge import _remarks
+    y = torch.cat([torch.full((n,), i) for i,n in enumerate(counts)])
+    assert _remarks(F.one_hot(torch.zeros_like(y), 4)*5.-1, y, {})[0] == says
+
+def test_an_unknown_argument_of_compare_is_named_there():
+    from ekd_nb.compare import compare
+    refused(lambda: compare(dls(), SMALL, teachers(), epoch=1),
+            "compare: got 'epoch', expected an argument that it or Learner has, such as epochs")
+
+def test_no_connection_for_weights_is_named():
+    from urllib.error import URLError
+    def resnet(weights=None): raise URLError('no route to host')
+    for f in (lambda: teacher_learner(dls(), resnet, pretrained=True), lambda: ekd_learner(dls(), resnet, loss_func=LABELS)):
+        assert _said(f).startswith('pretrained: no connection to download the weights of resnet (<urlopen error no route to host>)')
+
+def test_a_name_is_no_teacher_but_may_be_trained_as_one():
+    assert _said(lambda: ekd_learner(dls(), SMALL, ['resnet18'])).endswith(
+        ", or a network to train first: teacher_learner(dls, 'resnet18')")
+
+def test_a_network_of_one_size_is_adapted():
+    class Fixed(Net):
+        def forward(self, x):
+            if x.shape[-1]!=224: raise AssertionError(f'Input height ({x.shape[-2]}) is not that of the model (224).')
+            return super().forward(x)
+    assert _said(lambda: ekd_learner(dls(), SMALL, [Fixed()])).endswith('a TeacherAdapter resizes them')
+
+def test_compare_judges_first_and_tells_what_comes_from_a_record(tmp_path, capfd):
+    from ekd_nb.compare import compare
+    ts = teachers()
+    def judge_first(line): judged.append(len(capfd.readouterr().err.split('teacher ')))
+    judged = []
+    compare(dls(), SMALL, ts, epochs=1, seeds=1, folder=tmp_path, log=judge_first)
+    assert judged == [3, 1, 1]   # two lines before the first result, none after
+    compare(dls(), SMALL, ts, epochs=1, seeds=1, folder=tmp_path)
+    assert capfd.readouterr().out.count('(from its record)') == 3

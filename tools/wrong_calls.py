@@ -265,7 +265,7 @@ wrong(L, "EKDLoss(reduction='batch')", "reduction: got 'batch'")(lambda: loss(re
 wrong(L, "assign={9: 0}", 'branch 9 does not exist')(lambda: ekd(**good(loss_func=loss(assign={9: 0}))))
 wrong(L, "assign=[0, 5]", 'got teacher 5')(lambda: ekd(**good(loss_func=loss(assign=[0, 5]))))
 wrong(L, "assign=[0] for two branches", 'got 1 entries')(lambda: ekd(**good(loss_func=loss(assign=[0]))))
-wrong(L, "loss_func=nn.CrossEntropyLoss()", "loss_func: CrossEntropyLoss cannot judge a student's output")(
+wrong(L, "loss_func=nn.CrossEntropyLoss()", "loss_func: got CrossEntropyLoss, expected a loss of a branched student")(
     lambda: ekd(**good(loss_func=nn.CrossEntropyLoss())))
 wrong(L, "loss_func that returns a float", 'loss_func: returns a float')(lambda: ekd(**good(loss_func=lambda p, y: 1.)))
 wrong(L, "EKDLoss(teacher_weights='best')", "teacher_weights: got 'best'")(lambda: loss(teacher_weights='best'))
