@@ -377,7 +377,7 @@ def export_student(
     x = _example_images(student, model, x)
     row = next((e for e in EXPORTERS.values() if e.suffix==path.suffix), None)
     expect(row, 'path', str(path), 'a suffix among ' + ', '.join([e.suffix for e in EXPORTERS.values()] + ['.pkl']))
-    expect(row.available, 'path', str(path), f"{' and '.join(row.needs)}: pip install 'ekd_nb[{row.needs[0]}]'")
+    expect(row.available, 'path', str(path), f"the packages {' and '.join(row.needs)}: pip install 'ekd_nb[{row.name}]'")
     path = row.write(student, path, x, **names)
     again = row.read(path)
     same_answers(model, lambda x: again(x), x, f'the student read back from {path}')

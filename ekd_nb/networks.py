@@ -18,7 +18,7 @@ import torch
 from fastai.torch_core import get_model as unwrap_model, no_random
 from torch import Tensor, nn
 
-from .core import EKDError, errors_of, eval_mode, expect, first_line
+from .core import EKDError, as_network, errors_of, eval_mode, expect, first_line
 from .models import MODELS, get_model
 
 # %% ../nbs/03_networks.ipynb #873a5629
@@ -108,13 +108,14 @@ def _copied(net):
     return copy.deepcopy(net)
 
 def create_network(
-    arch, # a name of this package, timm or torchvision; a callable that builds a network; or an `nn.Module`
+    arch, # a name of this package, timm or torchvision; a callable that builds a network; an `nn.Module`, or a Learner
     n_out:int=10, # classes
     in_channels:int=3, # channels of the images
     size:int=None, # side of the images, for networks that are built for one size (vision transformers)
     pretrained:bool=False, # for names and callables: with the weights of timm or torchvision
 )->nn.Module:
     "One network of `arch`; a module is copied"
+    if hasattr(arch, 'dls'): arch = as_network(arch, 'arch')
     if isinstance(arch, type) and not issubclass(arch, nn.Module):
         raise EKDError(f'arch: expected a network, got the class {arch.__name__}')
     if isinstance(arch, str):
@@ -131,6 +132,7 @@ def adapt_channels(
     in_channels:int=3, # channels of the images
 )->nn.Module:
     "Give the first convolution `in_channels` inputs, and keep its weights"
+    model = as_network(model)
     conv = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
     if conv is None or conv.in_channels==in_channels or conv.groups!=1: return model
     old = conv.in_channels
@@ -146,7 +148,7 @@ def find_classifier(
     x:Tensor, # images it accepts
 )->str: # the classifier's name in `model`; `None` if no single layer gives the logits
     "The linear layer or 1×1 convolution that gives the logits"
-    calls,hooks = [],[]
+    model,calls,hooks = as_network(model),[],[]
     def record(name): return lambda m,i,o: calls.append((name, o))
     for name,m in model.named_modules():
         pointwise = isinstance(m, nn.Conv2d) and m.kernel_size==(1,1)
@@ -165,6 +167,7 @@ def replace_classifier(
     n_out:int, # classes
 )->nn.Module: # as it was, where no single layer gives the logits
     "Give the classifier `n_out` outputs, unless it has as many; the rest keeps its weights"
+    model = as_network(model)
     name = find_classifier(model, x)
     old = None if name is None else model.get_submodule(name)
     if old is None or n_out in (getattr(old, 'out_features', None), getattr(old, 'out_channels', None)): return model

@@ -1307,3 +1307,10 @@ def test_compare_judges_first_and_tells_what_comes_from_a_record(tmp_path, capfd
     assert judged == [3, 1, 1]   # two lines before the first result, none after
     compare(dls(), SMALL, ts, epochs=1, seeds=1, folder=tmp_path)
     assert capfd.readouterr().out.count('(from its record)') == 3
+
+def test_a_format_that_is_not_installed_names_the_call(monkeypatch, tmp_path):
+    from ekd_nb import deploy
+    l = learner()
+    monkeypatch.setattr(deploy, 'find_spec', lambda p: None)
+    assert _said(lambda: deploy.export_student(l, tmp_path/'s.onnx')).endswith(
+        "expected the packages onnx and onnxruntime: pip install 'ekd_nb[onnx]'")
