@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from .card import checked_info, model_card
 from .core import (EKDError, add_digest, as_network, as_path, asking, check_probe, errors_of, eval_mode,
                          expect, first_line, library_versions, probe_answers, probe_images, same_answers,
-                         sha256_file, write_atomic, write_json)
+                         sha256_file, weights_file, write_atomic, write_json)
 from .fold import FusedStudent, fold_batchnorm
 from .models import count_params
 from .student import BranchedStudent, as_student, branched_student, probe_of
@@ -128,7 +128,7 @@ def _rebuild(man):
 # %% ../nbs/16_deploy.ipynb #83f7c58b
 def save_student(
     source, # `Learner` of `ekd_learner`, or a `BranchedStudent`
-    folder, # where the three files go
+    folder, # where the three files go, or a path `….safetensors`
     name:str='student', # of the files
     arch=None, # name of each branch's network in `MODELS` or of timm; by default those the student was built from
     split=None, # where the trunk ends; by default as the student was built
@@ -136,7 +136,7 @@ def save_student(
     **info, # anything else for the manifest
 )->Path: # of the weights
     "Save weights, manifest and model card"
-    learn = source if hasattr(source, 'dls') else None
+    learn,(folder,name) = source if hasattr(source, 'dls') else None,_target(as_path(folder, 'folder'), name)
     s = as_network(source, 'source') if learn else source
     _check_source(s, name, info)
     names,split,cut = _student_names(s, arch, split)
@@ -151,11 +151,17 @@ def save_student(
     found = student_manifest(learn, x) if learn else dict(size=size)
     man.update(checked_info(found, info, man['n_out'], man['in_channels']))
     with errors_of('size', 'the student'): man['probe'] = probe_answers(bare, _probe_size(bare, man['size']))
-    return _write_student(bare, man, as_path(folder, 'folder'), name)
+    return _write_student(bare, man, folder, name)
 
 # %% ../nbs/16_deploy.ipynb #83f7c58c
 #: entries of the manifest that only the student decides
 _OWN = (*OWN_ENTRIES, *'fusion cut image_size params training_params'.split())
+
+def _target(path, name):
+    "Folder and name of the files"
+    if path.suffix!='.safetensors': return path,name
+    expect(name in ('student', path.stem), 'name', name, f'no such argument: {path.name} says it')
+    return path.parent,path.stem
 
 def _check_source(s, name, info):
     if not isinstance(s, BranchedStudent):
@@ -181,10 +187,11 @@ def _write_student(bare, man, folder, name):
 
 # %% ../nbs/16_deploy.ipynb #e4337e10
 def load_student(
-    path, # of the weights
+    path, # of the weights, or of the folder that holds them
     student:nn.Module=None, # a network to load into, or the Learner of one, if it cannot be built from names
 )->nn.Module: # in evaluation mode, with its `.manifest`
     "Load a saved student; no teacher, no data and no training code is needed"
+    path = weights_file(path)
     info = read_manifest(path, 'path', 'save_student')
     if hasattr(student, 'dls'): student = as_network(student, 'student')
     expect(student is None or isinstance(student, nn.Module), 'student', student, 'a network to load the weights into, or None')

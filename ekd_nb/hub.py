@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import nn
 
-from .core import EKDError, expect, first_line
+from .core import EKDError, expect, first_line, weights_file
 from .card import model_card
 from .deploy import load_student, save_student
 from .teacher_files import load_teacher, manifest_path, read_manifest, save_teacher
@@ -125,7 +125,8 @@ def push_teacher_hub(
         path = Path(folder)/'teacher.safetensors'
         if saved:
             read_manifest(source)
-            for a,b in ((Path(source), path), (manifest_path(source), manifest_path(path))): shutil.copyfile(a, b)
+            source = weights_file(source)
+            for a,b in ((source, path), (manifest_path(source), manifest_path(path))): shutil.copyfile(a, b)
         else: save_teacher(source, path, **kwargs)
         (Path(folder)/'README.md').write_text(teacher_card(read_manifest(path), repo))
         return _push(api, repo, folder, private)

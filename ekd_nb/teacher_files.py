@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .core import (EKDError, add_digest, as_path, check_probe, digest_matches, expect, first_line,
-                         library_versions, probe_answers, same_answers, sha256_file, write_atomic, write_json)
+                         library_versions, probe_answers, same_answers, sha256_file, weights_file,
+                         write_atomic, write_json)
 from .models import first_channels
 from .networks import create_network
 from .recipes import (builder_name, call_builder, class_recipes, inner_network, layer_spec, make_layer,
@@ -326,7 +327,7 @@ def read_manifest(
     saver:str='save_teacher', # what writes such files: `save_teacher` or `save_student`
 )->dict:
     "The manifest of saved weights, checked against the file"
-    path = as_path(path, name)
+    path = weights_file(path, name)
     man = manifest_path(path)
     if path.suffix in _OTHER_FILES: raise EKDError(f'{name}: got {path.name}: {_OTHER_FILES[path.suffix]}, or save it with {saver}')
     train = f", or a network to train first: teacher_learner(dls, '{path}')" if str(path)==path.stem else ''
@@ -367,6 +368,7 @@ def load_teacher(
 )->nn.Module:
     "The network of a saved teacher, in evaluation mode"
     if builder is not None: allowed_builders.add(builder_name(builder))
+    path = weights_file(path, 'teachers')
     info = read_manifest(path)
     used = (info.get('build') or {}).get('builder')
     if builder is not None and builder_name(builder)!=used and not _makes_the_same(builder, path, info):

@@ -10,7 +10,7 @@ __all__ = ['inside_fit', 'is_training_fit', 'check_numbers', 'check_loader', 'An
            'WarnHintsDominate']
 
 # %% ../nbs/07_watch.ipynb #f7228efd
-import inspect, math, operator, re, sys, warnings
+import copy, inspect, math, operator, re, sys, warnings
 from functools import wraps
 from numbers import Integral, Real
 
@@ -135,6 +135,19 @@ class AnyLoaders(Learner):
         _check_batch(b)
         super()._split(b)
 
+# %% ../nbs/07_watch.ipynb #d1ffe2a7
+def _differing(text, own):
+    "How weights of a file differ from those of a network with the names `own`, from PyTorch's error"
+    def quoted(kind): return re.findall('"([^"]+)"', ''.join(re.findall(f'{kind} key.*', text)))
+    missing,more,sizes = quoted('Missing'),quoted('Unexpected'),re.findall(r'size mismatch for (\S+):', text)
+    saved,wanted = own-set(missing)|set(more),'expected a file of the same arch, split and number of branches'
+    def branches(names): return len({k.split('.')[1] for k in names if k.startswith('branches.')})
+    if branches(saved)!=branches(own): return f'it has {branches(own)} branches, the file {branches(saved)}; {wanted}'
+    wrong = [*missing, *more, *sizes]
+    if not sizes and all(k.startswith('projections.') for k in wrong):
+        wanted = 'expected strict=False: only projections of hints differ'
+    return f'{len(wrong)} of {len(own|saved)} names or shapes differ, first {wrong[0]}; {wanted}'
+
 # %% ../nbs/07_watch.ipynb #68f6b185
 def _check_steps(learn, num_it=100, suggest_funcs=True, **kwargs):
     "Refuse a search for a learning rate that leaves nothing to choose from"
@@ -155,7 +168,16 @@ def _checked(name):
     return call
 
 class CheckedLearner(AnyLoaders):
-    "A Learner that refuses wrong numbers of epochs, wrong learning rates and what is no loader with one sentence"
+    "A Learner that refuses wrong numbers of epochs, wrong learning rates, weights of others and what is no loader"
+    def load(self, file, *args, **kwargs):
+        "fastai's `load`; where the weights are not of this network, it keeps its own"
+        model = unwrap_model(self.model)
+        before = copy.deepcopy(model.state_dict())
+        try: return super().load(file, *args, **kwargs)
+        except RuntimeError as e:
+            if 'loading state_dict' not in str(e): raise
+            model.load_state_dict(before)
+            raise EKDError(f'load: the weights in {file} are not of this network: {_differing(str(e), set(before))}') from None
 
 for _name in 'fit fit_one_cycle fit_flat_cos fit_sgdr fine_tune lr_find'.split():
     setattr(CheckedLearner, _name, _checked(_name))

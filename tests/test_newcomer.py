@@ -166,3 +166,54 @@ def test_a_name_that_a_tutorial_imports_is_among_all(path):
 def test_some_names_are_imported():
     assert ('ekd_nb.learner', 'export_learner') in {o for p in pages() for o in imported(p)}
     assert ekd_nb.all.export_learner is import_module('ekd_nb.saved_learner').export_learner is ekd_nb.export_learner
+
+
+# ---- weights of another student
+
+def load_error(l, file, **kw):
+    "The refusal of `load`, after which the weights are as they were"
+    before = [p.clone() for p in l.model.parameters()]
+    with pytest.raises(EKDError) as e: l.load(file, **kw)
+    assert all(torch.equal(p, q) for p,q in zip(before, l.model.parameters()))
+    return str(e.value)
+
+def test_weights_of_another_student_are_one_sentence(tmp_path):
+    one,wide,three = (learner(dls(), a, teachers()[:1]*n, path=tmp_path, loss_func=EKDLoss(gamma=0.))
+                      for a,n in (('resnet8-w4', 2), ('resnet8-w6', 2), ('resnet8-w4', 3)))
+    for n,l in dict(one=one, wide=wide, three=three).items(): l.save(n)
+    assert one.load('one') is one
+    asks = 'expected a file of the same arch, split and number of branches'
+    assert load_error(one, 'three')==f'load: the weights in three are not of this network: it has 2 branches, the file 3; {asks}'
+    n,total = (len(o) for o in ([k for k,v in one.model.state_dict().items() if v.shape!=wide.model.state_dict()[k].shape],
+                                one.model.state_dict()))
+    first = next(k for k,v in one.model.state_dict().items() if v.shape!=wide.model.state_dict()[k].shape)
+    assert load_error(one, 'wide')==(f'load: the weights in wide are not of this network: {n} of {total} names or shapes differ, '
+                                     f'first {first}; {asks}')
+
+def test_weights_without_the_projections_of_hints(tmp_path):
+    bare,hints = (learner(dls(), path=tmp_path, loss_func=EKDLoss(gamma=g)) for g in (0., 1.))
+    bare.save('bare')
+    assert load_error(hints, 'bare').endswith('expected strict=False: only projections of hints differ')
+    hints.load('bare', strict=False)
+    assert torch.equal(hints.model.eval()(X()), bare.model.eval()(X()))
+
+
+# ---- folders and files
+
+def test_a_folder_of_one_student_or_teacher_is_read(tmp_path):
+    l = made()
+    save_student(l, tmp_path/'out')
+    assert torch.equal(load_student(tmp_path/'out')(X()), l.model.eval()(X()))
+    t = teachers()[0].eval()
+    save_teacher(t, tmp_path/'t'/'a.safetensors')
+    assert torch.equal(load_teacher(tmp_path/'t')(X()), t(X())) and read_manifest(tmp_path/'t')['n_out']==10
+    assert torch.equal(TeacherEnsemble([tmp_path/'t'])(X()).logits[0], t(X()))
+    save_student(l, tmp_path/'out', 'second')
+    refused(f"path: got {tmp_path/'out'}, expected the weights of save_student, '….safetensors'", load_student, tmp_path/'out')
+
+def test_a_path_of_weights_is_the_file_that_is_written(tmp_path):
+    path = save_student(made(), tmp_path/'mine.safetensors')
+    assert path==tmp_path/'mine.safetensors' and path.is_file()
+    assert {p.name for p in tmp_path.iterdir()}=={'mine.safetensors', 'mine.json', 'mine.md'}
+    assert torch.equal(load_student(path)(X()), made().model.eval()(X()))
+    refused("name: got 'other', expected no such argument: mine.safetensors says it", save_student, made(), path, 'other')
