@@ -37,8 +37,7 @@ def _is_torchvision(name):
 def _from_name(name, n_out, in_channels, size, pretrained):
     "A network of this package, of timm or of torchvision"
     try: own = get_model(name, n_out, in_channels)
-    except EKDError as e:
-        own,unknown = None,str(e).rstrip('.')
+    except EKDError: own = None
     if own is not None:
         expect(not pretrained, 'pretrained', True, f'a name of timm or torchvision; {name} has no pretrained weights')
         return own
@@ -51,16 +50,16 @@ def _from_name(name, n_out, in_channels, size, pretrained):
         fixed = dict(image_size=size) if size and name.startswith('vit_') and not pretrained else {}
         kw = dict(weights='DEFAULT') if pretrained else dict(fixed, num_classes=n_out)
         return import_module('torchvision.models').get_model(name, **kw)
-    raise EKDError(f'{unknown}{_nearest(name, timm)}')
+    raise EKDError(f"arch: got {name!r}, expected one of {', '.join(MODELS)}, or a name of torchvision or timm{_nearest(name, timm)}")
 
 # %% ../nbs/03_networks.ipynb #d9129c14
 def _nearest(name, timm):
-    "Where other names come from, and the one that is nearest"
+    "The name that is nearest, and what some names need"
     tv = import_module('torchvision.models')
     known = [*MODELS, *tv.list_models(module=tv), *(timm.list_models() if timm else ())]
     near = ''.join(f'; did you mean {o}?' for o in difflib.get_close_matches(name, known, 1))
     lack = '' if timm else '; names of timm need timm, which is not installed (pip install ekd_nb[timm])'
-    return f', or a name of torchvision or timm{near}{lack}'
+    return near+lack
 
 def check_names(
     arch, # as in `create_network`, or a list of these

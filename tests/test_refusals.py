@@ -12,7 +12,6 @@ COMPLETE = {
     '{why}': 'the sentence of a refusal in a worker process, as it is',
     "{str(e).replace('batch'": 'the sentence about a training batch, said of one of validation',
     'its content is not what its name says': 'part of a warning: the checkpoint before is used',
-    '{unknown if timm': 'the sentence was put together above, with the names expected',
     'The loss is not finite': 'training has stopped; which part is not finite says where to look',
 }
 # what a sentence may begin with besides an argument
