@@ -129,8 +129,16 @@ def _allocate_memo(self:DistillCallback, device):
         memo = TeacherMemo(self.teachers, self._rows(dl), dl.views, n_views, data, **settings)
     memo.check_compatible(self.teachers, dl.rows, dl.views, data, features)
     memo.teachers = self.teachers   # equal ones, on the device of this run
-    if memo.table is not None: memo.unread = memo.unread or 'that was filled before (memo=True makes a new one)'
+    if memo.table is not None: memo.unread = memo.unread or f'that was filled before ({self._why_other()})'
     return memo if why or memo.allocate(self.probe) else False
+
+@patch
+def _why_other(self:DistillCallback):
+    "What helps if the table holds other outputs than those of the teachers now"
+    training = [str(i) for i,t in enumerate(self.teachers.models) if any(m.training for m in t.modules())]
+    if not training: return 'learn.distill.memo = True makes a new one'
+    some = f'teacher {training[0]} is' if len(training)==1 else f'teachers {", ".join(training)} are'
+    return f'{some} in training mode: call eval()'
 
 # %% ../nbs/08_callbacks.ipynb #ecc64d30
 @patch

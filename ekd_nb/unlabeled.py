@@ -35,6 +35,7 @@ NO_LABEL = -100   # the label of an image without one, which PyTorch's cross-ent
 class UnlabeledImages(Callback):
     "Add images without labels to every training batch; they have no cross-entropy, only soft targets and hints"
     order,run_valid = -4,False   # after `DistillCallback` has read which images the batch holds
+    compared = False   # with the validation images, in an earlier fit?
     def __init__(self,
         images, # a folder, a list of what `dls.test_dl` takes (paths, arrays), a DataLoader, or DataLoaders: their training part
         share:float=1., # images without a label for each one with a label
@@ -155,7 +156,8 @@ def _check_images(self:UnlabeledImages):
     both,n = shared_images(self.learn.dls.valid, self.loader) if len(self.learn.dls.loaders)>1 else (0,0)
     if both: warnings.warn(f'images: {both} of {n} validation images are among those without labels; expected others, '
                            'since accuracy on images that were trained on says little')
-    log_not_compared('images', self.loader)
+    if not self.compared: log_not_compared('images', self.loader)
+    self.compared = True
 
 # %% ../nbs/08_unlabeled.ipynb #6b2b9b51
 @patch

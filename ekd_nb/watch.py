@@ -12,13 +12,11 @@ __all__ = ['inside_fit', 'is_training_fit', 'check_numbers', 'check_loader', 'An
 # %% ../nbs/07_watch.ipynb #f7228efd
 import copy, inspect, math, operator, re, sys, warnings
 from functools import wraps
-from numbers import Integral, Real
 
 import numpy as np, torch
 from torch import Tensor
 from fastcore.basics import patch
-from fastcore.foundation import L
-import fastai.callback.schedule   # adds `fit_one_cycle` and others to Learners
+from fastai.callback import schedule   # adds `fit_one_cycle` and others to Learners
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
@@ -53,17 +51,30 @@ def is_training_fit(
     return inside_fit(learn) and not hasattr(learn, 'lr_finder')
 
 # %% ../nbs/07_watch.ipynb #b9df0264
-def _is_count(v, least=0): return isinstance(v, Integral) and not isinstance(v, bool) and v>=least
+def _is_count(v, least=0):
+    try: return operator.index(v)>=least
+    except TypeError: return False
+
+def _is_number(v):
+    "Something of at least 0 that fastai can calculate with, of any type"
+    try: return 0<=float(v*1.)<math.inf
+    except (ArithmeticError, RuntimeError, TypeError, ValueError): return False
+
+def _is_single(v): return _is_number(v) and not hasattr(v, '__array__')   # fastai takes the length of what is an array
+
+def _is_above_0(v): return _is_single(v) and v>0
 
 def _is_rate(v):
-    "A number of at least 0, or several for parameter groups; fastai takes no single number of NumPy or PyTorch"
-    def ok(o): return isinstance(o, Real) and not isinstance(o, bool) and 0<=o<math.inf
-    if isinstance(v, slice): return all(o is None or _is_rate(o) for o in (v.start, v.stop))
-    if isinstance(v, (list, tuple, L)) or isinstance(v, np.ndarray) and v.ndim: return len(v)>0 and all(map(ok, v))
-    return ok(v) and not hasattr(v, '__array__')
+    "One number, some for the parameter groups, or a slice; what can be read only once is left to fastai"
+    if isinstance(v, slice): return _is_number(v.stop) and (v.start is None or _is_number(v.start))
+    if hasattr(v, '__next__'): return True
+    if not hasattr(v, '__iter__') or getattr(v, 'ndim', 1)==0: return _is_single(v)
+    return len(list(v))>0 and all(map(_is_number, v))
 
 _COUNTS = dict(n_epoch=0, epochs=0, freeze_epochs=0, start_epoch=0, n_cycles=1, cycle_len=1, num_it=1)
-_RATES = {'lr', 'lr_max', 'base_lr', 'start_lr', 'end_lr', 'wd'}
+_RATES = dict.fromkeys(('lr', 'lr_max', 'wd'), (_is_rate, 'a Python number of at least 0, or one for each parameter group'))
+_RATES |= dict.fromkeys(('start_lr', 'end_lr'), (_is_above_0, 'one Python number above 0'))
+_RATES |= dict(base_lr=(_is_number, 'one number of at least 0'))
 
 def check_numbers(
     named:dict, # arguments of a fit or of a search for a learning rate
@@ -72,7 +83,7 @@ def check_numbers(
     for k,v in named.items():
         if v is None and k in ('lr', 'lr_max', 'wd'): continue
         if k in _COUNTS: expect(_is_count(v, _COUNTS[k]), k, v, f'a whole number of at least {_COUNTS[k]}')
-        if k in _RATES: expect(_is_rate(v), k, v, 'a Python number of at least 0, or one for each parameter group')
+        if k in _RATES: expect(_RATES[k][0](v), k, v, _RATES[k][1])
 
 # %% ../nbs/07_watch.ipynb #f49cc0ee
 def _index(v, n):
@@ -149,11 +160,19 @@ def _differing(text, own):
     return f'{len(wrong)} of {len(own|saved)} names or shapes differ, first {wrong[0]}; {wanted}'
 
 # %% ../nbs/07_watch.ipynb #68f6b185
+#: steps that a suggestion of fastai needs after the first tenth and before the last five
+_STEPS = {schedule.valley: 1, schedule.minimum: 1, schedule.steep: 2, schedule.slide: 16}
+
 def _check_steps(learn, num_it=100, suggest_funcs=True, **kwargs):
     "Refuse a search for a learning rate that leaves nothing to choose from"
     n = n_batches(learn.dls.train)
-    enough = not suggest_funcs or not n or (num_it//n+1)*n>=6
-    expect(enough, 'num_it', num_it, 'at least 6 steps, since fastai leaves out the last five')
+    if not suggest_funcs or not n: return
+    steps = (num_it//n+1)*n   # as many epochs as hold `num_it`; at least six are needed
+    needed = max(_STEPS.get(f, 1) for f in schedule.tuplify(suggest_funcs))
+    left = min(steps, max(num_it, 6))-num_it//10-5
+    least = next(k for k in range(6, 99) if k-k//10-5>=needed)
+    expect(left>=needed, 'num_it', num_it, f'at least {least} steps, since fastai leaves out the last five'
+           + (' and the first tenth' if least>9 else ''))
 
 def _checked(name):
     "A method of fastai whose numbers are checked first"
@@ -162,9 +181,17 @@ def _checked(name):
         method = getattr(super(CheckedLearner, self), name)
         try: named = inspect.signature(method).bind(*args, **kwargs).arguments
         except TypeError: named = {}   # fastai's own error is clear
-        check_numbers(named | named.get('kwargs', {}))
+        named = named | named.get('kwargs', {})
+        if getattr(self.fit, '__func__', None) is not CheckedLearner.fit:   # one of the caller's own counts in its own way
+            named = {k: v for k,v in named.items() if k not in ('n_epoch', 'epochs', 'freeze_epochs', 'start_epoch')}
+        check_numbers(named)
         if name=='lr_find': _check_steps(self, **named)
-        return method(*args, **kwargs)
+        try: return method(*args, **kwargs)
+        except AssertionError as e:   # of fastai's optimizers
+            wrong = re.match(r'Trying to set (\d+) values for (\w+) but there are (\d+) parameter groups', str(e))
+            if wrong is None: raise
+            raise EKDError(f'{wrong[2]}: got {wrong[1]} numbers for {wrong[3]} parameter groups, '
+                           'expected one number, or one for each group') from None
     return call
 
 class CheckedLearner(AnyLoaders):
@@ -325,20 +352,35 @@ def _variance(share, n):
     return p*(1-p)/n
 
 class NameWeakTeachers(ValidationAccuracy):
-    "After a fit print which teachers are weaker than the student has become, as far as the judge has measured them"
+    "After a fit print, once, which teachers are weaker than the student has become, as far as the judge can tell"
+    named,last = (),None
     def __init__(self,
         verdicts=(), # of `TeacherEnsemble.judge`, for each teacher; None for one that does not know all classes
     ): self.verdicts = verdicts
 
+    def before_fit(self):
+        super().before_fit()
+        if inside_fit(self.learn): self.last = None   # not by a `validate` in a fit
+
+    def after_cancel_validate(self): self.right,self.counts = 0,0
+
+    def after_validate(self):
+        "Note a whole validation on the images of which the judge has seen some"
+        own = any(self.learn.dl is dl for dl in self.learn.dls.loaders[1:2])
+        if own and isinstance(self.counts, Tensor): self.last = int(self.right),int(self.counts.sum())
+
     def after_fit(self):
-        if not is_training_fit(self.learn) or not isinstance(self.counts, Tensor) or not self.verdicts: return
-        n = int(self.counts.sum())
-        acc = int(self.right)/n
+        if self.last is None or not self.verdicts or not is_training_fit(self.learn): return
+        right,n = self.last
+        if not n: return
+        acc = right/n
         def is_weaker(v):
             noise = math.sqrt(_variance(acc, n)+_variance(v.accuracy, v.n))
             return acc-v.accuracy>max(.02, 2*noise)
-        weak = [(i, v) for i,v in enumerate(self.verdicts) if v is not None and v.n and is_weaker(v)]
+        tried = [(i, v) for i,v in enumerate(self.verdicts) if v is not None and v.n and v.comparable and i not in self.named]
+        weak = [(i, v) for i,v in tried if is_weaker(v)]
         if not weak: return
+        self.named = *self.named,*(i for i,_ in weak)
         named = ', '.join(f'{i} ({v.name}, {v.accuracy:.1%} of {v.n} images)' for i,v in weak)
         some,them = ('teachers {} are', 'them') if len(weak)>1 else ('teacher {} is', 'it')
         log_line(f'{some.format(named)} weaker than the student ({acc:.1%} of {n}): '

@@ -175,7 +175,7 @@ def test_teachers_that_are_weaker_than_the_student_are_named(capsys):
                      f'student ({acc:.1%} of 200): train without them, too, and compare']
     assert judged[0].startswith('teacher Knows 1: 34.0% of 200 images') and len(judged) == 3
     acc, lines = said(l, capsys, 1)
-    assert len(lines) == 1 and f'({acc:.1%} of 200)' in lines[0], 'once a fit'
+    assert not lines, 'once for each Learner'
 
 def test_one_weak_teacher(capsys):
     acc, lines = said(lit_learner(1., .3), capsys)
@@ -205,8 +205,7 @@ def test_noise_is_considered(right, n, judged, weaker, monkeypatch, capsys):
     from ekd_nb.judge import Verdict
     hits, m = judged if judged[1] != 512 else (174, 512)
     cb = ekd_nb.watch.NameWeakTeachers([Verdict('t', hits/max(m, 1), m, [])])
-    cb.right, cb.counts = torch.tensor(right), torch.tensor([n-1, 1])
-    cb.learn = None
+    cb.last, cb.learn = (right, n), None
     monkeypatch.setattr(ekd_nb.watch, 'is_training_fit', lambda learn: True)
     cb.after_fit()
     assert ('weaker' in capsys.readouterr().err) == weaker
@@ -217,3 +216,84 @@ def test_no_image_more_is_shown_to_a_teacher():
     l = ekd_learner(d, SMALL, TeacherEnsemble(nets, feature_grid=0), n_out=8, loss_func=EKDLoss(.9, .1, 0.))
     with l.no_bar(), l.no_logging(): l.fit(1, 1e-2)
     assert [t.seen for t in l.distill.teachers.models] == [[8, 50, 4, 20, 20]]*2
+
+
+# ---- which images teachers and student are measured on
+
+class Mistakes(nn.Module):
+    "Takes one class for the next"
+    def __init__(self, wrong):
+        super().__init__()
+        self.wrong = wrong
+        self.register_buffer('scale', torch.tensor(5.))
+    def forward(self, x):
+        y = x[:, 0, :, 0].argmax(1)
+        return self.scale*nn.functional.one_hot(torch.where(y==self.wrong, (y+1)%8, y), 8).float()
+
+def rows(y):
+    x = torch.zeros(len(y), 1, 8, 8)
+    x[torch.arange(len(y)), 0, y] = 1.5
+    return TensorDataset(x, y)
+
+SORTED, TURNS = torch.arange(4).repeat_interleave(520), torch.arange(2048)%4
+
+def of_fastai(ds):
+    from fastai.data.core import TfmdDL
+    return TfmdDL(ds, bs=64)
+
+@pytest.mark.parametrize('y', [SORTED, TURNS], ids=['sorted', 'in turns'])
+@pytest.mark.parametrize('make', [lambda ds: DataLoader(ds, 64), lambda ds: DataLoader(ds, 100, shuffle=True), of_fastai],
+                         ids=['PyTorch', 'shuffled', 'fastai'])
+def test_the_judge_sees_images_from_all_over_the_validation_data(make, y):
+    d = DataLoaders(DataLoader(rows(torch.zeros(32).long()), 8), make(rows(y)))
+    teachers = TeacherEnsemble([Mistakes(i) for i in range(4)], feature_grid=0)
+    before = torch.get_rng_state()
+    found = teachers.judge(d)
+    assert torch.equal(before, torch.get_rng_state())
+    assert found == teachers.judge(d), 'the same images each time'
+    for v in found: assert v.n == 512 and v.comparable and not v.remarks and abs(v.accuracy-.75)<(.04 if y is TURNS else .003)
+
+def test_the_judge_does_not_see_training_images_of_this_package():
+    from compat import dls
+    from ekd_nb.judge import _judged_images
+    d = dls()
+    batches, comparable = _judged_images(d, 512)
+    assert comparable and torch.equal(torch.cat([x for x, _ in batches]), torch.cat([b[0] for b in d.valid]))
+
+def test_images_that_cannot_be_picked_are_the_first_and_compared_with_no_student(capsys):
+    class Own(DataLoader):
+        def __iter__(self): return super().__iter__()
+    d = DataLoaders(DataLoader(lit(400, 0), 20, shuffle=True), Own(lit(600, 1), 100))
+    ts = TeacherEnsemble([Knows(.3)], feature_grid=0)
+    v, = ts.judge(d)
+    assert v.n == 512 and not v.comparable and v.accuracy == pytest.approx(180/512)
+    assert said(ekd_learner(d, SMALL, ts, n_out=8, loss_func=EKDLoss(.9, .1, 0.)), capsys)[1] == []
+
+def at_epoch_end(f):
+    from fastai.callback.core import Callback
+    class AtEnd(Callback):
+        order,busy = 60,False
+        def after_epoch(self):   # `validate` ends with it, too
+            if self.busy: return
+            self.busy = True
+            f(self.learn)
+            self.busy = False
+    return AtEnd()
+
+def test_only_validations_of_the_fit_are_compared(capsys):
+    other = DataLoader(TensorDataset(*[o[:40]*0 for o in lit(400, 0).tensors]), 20)
+    for f in (lambda l: l.validate(0), lambda l: l.validate(dl=other), lambda l: l.get_preds(dl=other)):
+        acc, lines = said(lit_learner(1., .3, cbs=at_epoch_end(f)), capsys)
+        assert len(lines) == 1 and f'student ({acc:.1%} of 200)' in lines[0]
+
+def test_a_validation_that_was_cut_short_is_not_compared(capsys):
+    from fastai.callback.core import Callback, CancelValidException
+    class Cut(Callback):
+        def after_batch(self):
+            if not self.training and self.learn.epoch in self.at: raise CancelValidException
+    l = lit_learner(1., .3)
+    l.add_cb(Cut())
+    l.cut.at = [0, 1, 2, 3]
+    assert said(l, capsys)[1] == []
+    l.cut.at = [1]   # of two epochs: the first one was validated
+    assert len(said(l, capsys, 2)[1]) == 1

@@ -1,5 +1,6 @@
 "Data, functions and callbacks of the user: the right value, or one sentence that says whose fault it is"
 import copy, re, sys, warnings
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 
@@ -838,18 +839,22 @@ COUNT, RATE = 'expected a whole number of at least ', 'expected a Python number 
 def test_wrong_numbers_of_a_fit_are_one_sentence(make):
     l = make(pairs(X, Y))
     before = [p.clone() for p in l.model.parameters()]
-    for v in ('3', 1.5, -1, None, int, True, [1], float('nan')):
+    for v in ('3', 1.5, -1, None, int, [1], float('nan'), torch.tensor(1.)):
         for name, f in dict(n_epoch=l.fit, epochs=l.fine_tune).items(): refused(lambda: f(v), f'{name}: got {v!r}, {COUNT}0')
         for f in (l.fit_one_cycle, l.fit_flat_cos): refused(lambda: f(v, 1e-3), f'n_epoch: got {v!r}, {COUNT}0')
-    for v in ('1e-3', -1e-3, float('nan'), float('inf'), True, [1e-3, 'a'], slice('a', 1.), [], {}, torch.tensor(1e-3), np.float32(1e-3)):
-        for name, f in dict(lr=l.fit, lr_max=l.fit_one_cycle, base_lr=l.fine_tune).items():
-            refused(lambda: f(1, v), f'{name}: got {v!r}, {RATE}')
+    for v in ('1e-3', -1e-3, float('nan'), float('inf'), [1e-3, 'a'], slice('a', 1.), [], {}, torch.tensor(1e-3), np.float32(1e-3),
+              1e-3+0j, slice(1e-3, None), slice(None), slice([1e-3], 1e-2), Decimal('.001')):
+        for name, f in dict(lr=l.fit, lr_max=l.fit_one_cycle).items(): refused(lambda: f(1, v), f'{name}: got {v!r}, {RATE}')
         refused(lambda: l.fit_flat_cos(1, lr=v), f'lr: got {v!r}, {RATE}')
         refused(lambda: l.fit(1, wd=v), f'wd: got {v!r}, {RATE}')
         refused(lambda: l.fine_tune(1, wd=v), f'wd: got {v!r}, {RATE}')
     refused(lambda: l.lr_find(num_it=3), 'num_it: got 3, expected at least 6 steps, since fastai leaves out the last five')
     refused(lambda: l.lr_find(num_it='3'), f"num_it: got '3', {COUNT}1")
-    refused(lambda: l.lr_find(start_lr='a'), f"start_lr: got 'a', {RATE}")
+    for v in ('1e-3', -1e-3, float('nan'), None, slice(1e-4, 1e-2), slice(1e-3), [1e-3]*3, np.array([1e-3]*3), torch.ones(3)):
+        refused(lambda: l.fine_tune(1, v), f'base_lr: got {v!r}, expected one number of at least 0')
+    for v in ('a', 0, [1e-7], slice(1e-7, 1), np.float64(1e-7), None, -1):
+        refused(lambda: l.lr_find(v), f'start_lr: got {v!r}, expected one Python number above 0')
+    refused(lambda: l.lr_find(end_lr=0.), 'end_lr: got 0.0, expected one Python number above 0')
     refused(lambda: l.fit_sgdr(0, 1), f'n_cycles: got 0, {COUNT}1')
     refused(lambda: l.fine_tune(1, freeze_epochs=.5), f'freeze_epochs: got 0.5, {COUNT}0')
     assert all(torch.equal(a, b) for a, b in zip(before, l.model.parameters())) and l.opt is None
@@ -872,6 +877,54 @@ def test_numbers_that_fastai_takes_are_taken():
         with pytest.raises(TypeError, match='lrs'): l.fit(1, lrs=1e-3)
     import inspect
     assert inspect.signature(type(l).fit_one_cycle) == inspect.signature(Learner.fit_one_cycle)
+
+T = torch.tensor
+TAKEN = [('fit', (1, T([1e-4, 1e-3, 1e-2])), (1, [1e-4, 1e-3, 1e-2])), ('fit', (1, [T(1e-3)]*3), (1, 1e-3)),
+         ('fit', (1, lambda: (r for r in [1e-4, 1e-3, 1e-2])), (1, [1e-4, 1e-3, 1e-2])),
+         ('fit', (1, lambda: map(float, ['.001'])), (1, 1e-3)),
+         ('fit', (1, dict(a=1e-4, b=1e-3, c=1e-2).values()), (1, [1e-4, 1e-3, 1e-2])), ('fit', (T(1), 1e-3), (1, 1e-3)),
+         ('fit', (True, 1e-3), (1, 1e-3)), ('fit', (1, slice(T(1e-4), T(1e-2))), (1, slice(1e-4, 1e-2))),
+         ('fit_one_cycle', (1, slice(np.float64(1e-4), np.float64(1e-2))), (1, slice(1e-4, 1e-2))),
+         ('fit_one_cycle', (1, slice(np.float64(1e-2))), (1, slice(1e-2))), ('fine_tune', (1, np.float64(2e-3)), (1, 2e-3)),
+         ('fine_tune', (1, lambda: T(2e-3)), (1, 2e-3)),
+         ('fit_one_cycle', (2, 1e-3, dict(start_epoch=T(1))), (2, 1e-3, dict(start_epoch=1)))]
+
+@pytest.mark.parametrize('name, given, same', TAKEN, ids=[f'{n} {i}' for i, (n, *_) in enumerate(TAKEN)])
+def test_numbers_of_any_type_give_what_python_numbers_give(name, given, same):
+    def trained(n, lr, kw={}):
+        torch.manual_seed(0)
+        l = MAKERS[1](pairs(X, Y))
+        with l.no_bar(), l.no_logging(): getattr(l, name)(n, lr() if callable(lr) else lr, **kw)
+        return [float(h['lr']) for h in l.opt.hypers], [p.detach() for p in l.model.parameters()]
+    (lr, ps), (other, qs) = trained(*given), trained(*same)
+    assert lr == pytest.approx(other, rel=1e-5) and all(torch.allclose(p, q, atol=1e-5) for p, q in zip(ps, qs))
+
+def test_a_fit_of_ones_own_counts_epochs_in_its_own_way():
+    l = MAKERS[1](pairs(X, Y))
+    class Halves(type(l)):
+        def fit(self, n_epoch, *args, **kw): return super().fit(int(n_epoch), *args, **kw)
+    l.__class__ = Halves
+    with l.no_bar(), l.no_logging():
+        l.fit_one_cycle(1.0); l.fine_tune(1.0, freeze_epochs=1.)
+        refused(lambda: l.fit_one_cycle(1.0, 'a'), f"lr_max: got 'a', {RATE}")
+
+def test_numbers_for_other_parameter_groups():
+    l = MAKERS[1](pairs(X, Y))
+    says = 'got 2 numbers for 3 parameter groups, expected one number, or one for each group'
+    for f in (l.fit, l.fit_one_cycle, l.fit_flat_cos):
+        for v in ([1e-3]*2, (r for r in [1e-3]*2)): refused(lambda: f(1, v), f'lr: {says}')
+    refused(lambda: l.fit(1, wd=[.1, .1]), f'wd: {says}')
+
+def test_a_search_that_leaves_too_little_for_what_suggests():
+    from fastai.callback.schedule import minimum, slide, steep, valley
+    l = MAKERS[1](pairs(X, Y))
+    last = 'steps, since fastai leaves out the last five'
+    with l.no_bar(), l.no_logging():
+        for f, least in ((steep, 7), (slide, 23), ((valley, steep), 7)):
+            says = f'expected at least {least} {last}' + (' and the first tenth' if least>9 else '')
+            refused(lambda: l.lr_find(num_it=least-1, show_plot=False, suggest_funcs=f), f'num_it: got {least-1}, {says}')
+            assert l.lr_find(num_it=least, show_plot=False, suggest_funcs=f, stop_div=False)[0] > 0
+        l.lr_find(num_it=6, show_plot=False, suggest_funcs=minimum)
 
 def test_a_confusion_matrix_of_plain_loaders():
     from fastai.interpret import ClassificationInterpretation
