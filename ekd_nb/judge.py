@@ -234,8 +234,7 @@ def judge(self:TeacherEnsemble,
         far = (z[:a.shape[0]]-a).abs().max().item()/max(1., a.abs().max().item())
         if len(some)>2 and far>.05:
             remarks.append('its outputs depend on the rest of the batch or change from call to call')
-        acc = (z.argmax(1)==y)[mine].float().mean().item()
-        found.append(Verdict(name, acc, int(mine.sum()), remarks, comparable))
+        found.append(Verdict(name, (z.argmax(1)==y)[mine].float().mean().item(), int(mine.sum()), remarks, comparable))
     return found
 
 def _logits(teachers, x):

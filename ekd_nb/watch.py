@@ -72,7 +72,8 @@ def _is_rate(v):
     return len(list(v))>0 and all(map(_is_number, v))
 
 _COUNTS = dict(n_epoch=0, epochs=0, freeze_epochs=0, start_epoch=0, n_cycles=1, cycle_len=1, num_it=1)
-_RATES = dict.fromkeys(('lr', 'lr_max', 'wd'), (_is_rate, 'a Python number of at least 0, or one for each parameter group'))
+_RATES = dict.fromkeys(('lr', 'lr_max', 'wd'),
+                       (_is_rate, 'a Python number of at least 0, or one for each parameter group'))
 _RATES |= dict.fromkeys(('start_lr', 'end_lr'), (_is_above_0, 'one Python number above 0'))
 _RATES |= dict(base_lr=(_is_number, 'one number of at least 0'))
 
@@ -86,10 +87,7 @@ def check_numbers(
         if k in _RATES: expect(_RATES[k][0](v), k, v, _RATES[k][1])
 
 # %% ../nbs/07_watch.ipynb #f49cc0ee
-def _index(v, n):
-    "Is this the number of one of `n` loaders?"
-    try: return -n<=operator.index(v)<n
-    except TypeError: return False
+def _index(v, n): return _is_count(v, -n) and operator.index(v)<n   # of one of `n` loaders
 
 def check_loader(
     dl, # what `get_preds` or `validate` is to go through
@@ -165,14 +163,16 @@ _STEPS = {schedule.valley: 1, schedule.minimum: 1, schedule.steep: 2, schedule.s
 
 def _check_steps(learn, num_it=100, suggest_funcs=True, **kwargs):
     "Refuse a search for a learning rate that leaves nothing to choose from"
-    n = n_batches(learn.dls.train)
-    if not suggest_funcs or not n: return
-    steps = (num_it//n+1)*n   # as many epochs as hold `num_it`; at least six are needed
+    if not suggest_funcs or not (n := n_batches(learn.dls.train)): return
     needed = max(_STEPS.get(f, 1) for f in schedule.tuplify(suggest_funcs))
-    left = min(steps, max(num_it, 6))-num_it//10-5
+    left = min((num_it//n+1)*n, max(num_it, 6))-num_it//10-5   # of as many epochs as hold `num_it`
     least = next(k for k in range(6, 99) if k-k//10-5>=needed)
     expect(left>=needed, 'num_it', num_it, f'at least {least} steps, since fastai leaves out the last five'
            + (' and the first tenth' if least>9 else ''))
+
+# %% ../nbs/07_watch.ipynb #e38156a1
+#: not checked where `fit` is the caller's own, which may count in its own way
+_EPOCHS = 'n_epoch','epochs','freeze_epochs','start_epoch'
 
 def _checked(name):
     "A method of fastai whose numbers are checked first"
@@ -181,10 +181,8 @@ def _checked(name):
         method = getattr(super(CheckedLearner, self), name)
         try: named = inspect.signature(method).bind(*args, **kwargs).arguments
         except TypeError: named = {}   # fastai's own error is clear
-        named = named | named.get('kwargs', {})
-        if getattr(self.fit, '__func__', None) is not CheckedLearner.fit:   # one of the caller's own counts in its own way
-            named = {k: v for k,v in named.items() if k not in ('n_epoch', 'epochs', 'freeze_epochs', 'start_epoch')}
-        check_numbers(named)
+        own = getattr(self.fit, '__func__', None) is not CheckedLearner.fit
+        check_numbers({k: v for k,v in (named | named.get('kwargs', {})).items() if not own or k not in _EPOCHS})
         if name=='lr_find': _check_steps(self, **named)
         try: return method(*args, **kwargs)
         except AssertionError as e:   # of fastai's optimizers
@@ -194,6 +192,7 @@ def _checked(name):
                            'expected one number, or one for each group') from None
     return call
 
+# %% ../nbs/07_watch.ipynb #5a6adfed
 class CheckedLearner(AnyLoaders):
     "A Learner that refuses wrong numbers of epochs, wrong learning rates, weights of others and what is no loader"
     def load(self, file, *args, **kwargs):
@@ -351,6 +350,12 @@ def _variance(share, n):
     p = (share*n+1)/(n+2)
     return p*(1-p)/n
 
+def _is_weaker(v, acc, n):
+    "Is a teacher with the verdict `v` clearly weaker than a student that is right for a share of `n` images?"
+    if v is None or not v.n or not v.comparable: return False
+    return acc-v.accuracy>max(.02, 2*math.sqrt(_variance(acc, n)+_variance(v.accuracy, v.n)))
+
+# %% ../nbs/07_watch.ipynb #c85e2162
 class NameWeakTeachers(ValidationAccuracy):
     "After a fit print, once, which teachers are weaker than the student has become, as far as the judge can tell"
     named,last = (),None
@@ -371,20 +376,13 @@ class NameWeakTeachers(ValidationAccuracy):
 
     def after_fit(self):
         if self.last is None or not self.verdicts or not is_training_fit(self.learn): return
-        right,n = self.last
-        if not n: return
-        acc = right/n
-        def is_weaker(v):
-            noise = math.sqrt(_variance(acc, n)+_variance(v.accuracy, v.n))
-            return acc-v.accuracy>max(.02, 2*noise)
-        tried = [(i, v) for i,v in enumerate(self.verdicts) if v is not None and v.n and v.comparable and i not in self.named]
-        weak = [(i, v) for i,v in tried if is_weaker(v)]
+        n,acc = self.last[1],self.last[0]/self.last[1]
+        weak = [(i, v) for i,v in enumerate(self.verdicts) if i not in self.named and _is_weaker(v, acc, n)]
         if not weak: return
         self.named = *self.named,*(i for i,_ in weak)
         named = ', '.join(f'{i} ({v.name}, {v.accuracy:.1%} of {v.n} images)' for i,v in weak)
         some,them = ('teachers {} are', 'them') if len(weak)>1 else ('teacher {} is', 'it')
-        log_line(f'{some.format(named)} weaker than the student ({acc:.1%} of {n}): '
-                 f'train without {them}, too, and compare')
+        log_line(f'{some.format(named)} weaker than the student ({acc:.1%} of {n}): train without {them}, too, and compare')
 
 # %% ../nbs/07_watch.ipynb #5de3c03c
 class WarnHintsDominate(ValidationAccuracy):
