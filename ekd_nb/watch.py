@@ -63,7 +63,6 @@ def _is_number(v):
 def _is_single(v): return _is_number(v) and not hasattr(v, '__array__')   # fastai takes the length of what is an array
 
 def _is_above_0(v): return _is_single(v) and v>0
-
 def _is_rate(v):
     "One number, some for the parameter groups, or a slice; what can be read only once is left to fastai"
     if isinstance(v, slice): return _is_number(v.stop) and (v.start is None or _is_number(v.start))
@@ -75,7 +74,7 @@ _COUNTS = dict(n_epoch=0, epochs=0, freeze_epochs=0, start_epoch=0, n_cycles=1, 
 _RATES = dict.fromkeys(('lr', 'lr_max', 'wd'),
                        (_is_rate, 'a Python number of at least 0, or one for each parameter group'))
 _RATES |= dict.fromkeys(('start_lr', 'end_lr'), (_is_above_0, 'one Python number above 0'))
-_RATES |= dict(base_lr=(_is_number, 'one number of at least 0'))
+_RATES['base_lr'] = _is_number,'one number of at least 0'
 
 def check_numbers(
     named:dict, # arguments of a fit or of a search for a learning rate
@@ -171,9 +170,6 @@ def _check_steps(learn, num_it=100, suggest_funcs=True, **kwargs):
            + (' and the first tenth' if least>9 else ''))
 
 # %% ../nbs/07_watch.ipynb #e38156a1
-#: not checked where `fit` is the caller's own, which may count in its own way
-_EPOCHS = 'n_epoch','epochs','freeze_epochs','start_epoch'
-
 def _checked(name):
     "A method of fastai whose numbers are checked first"
     @wraps(getattr(Learner, name))
@@ -181,13 +177,12 @@ def _checked(name):
         method = getattr(super(CheckedLearner, self), name)
         try: named = inspect.signature(method).bind(*args, **kwargs).arguments
         except TypeError: named = {}   # fastai's own error is clear
-        own = getattr(self.fit, '__func__', None) is not CheckedLearner.fit
-        check_numbers({k: v for k,v in (named | named.get('kwargs', {})).items() if not own or k not in _EPOCHS})
+        own = getattr(self.fit, '__func__', None) is not CheckedLearner.fit   # counts epochs in its own way
+        check_numbers({k: v for k,v in (named | named.get('kwargs', {})).items() if not own or 'epoch' not in k})
         if name=='lr_find': _check_steps(self, **named)
         try: return method(*args, **kwargs)
         except AssertionError as e:   # of fastai's optimizers
-            wrong = re.match(r'Trying to set (\d+) values for (\w+) but there are (\d+) parameter groups', str(e))
-            if wrong is None: raise
+            if not (wrong := re.match(r'Trying to set (\d+) values for (\w+) but there are (\d+) parameter', str(e))): raise
             raise EKDError(f'{wrong[2]}: got {wrong[1]} numbers for {wrong[3]} parameter groups, '
                            'expected one number, or one for each group') from None
     return call
@@ -379,10 +374,11 @@ class NameWeakTeachers(ValidationAccuracy):
         n,acc = self.last[1],self.last[0]/self.last[1]
         weak = [(i, v) for i,v in enumerate(self.verdicts) if i not in self.named and _is_weaker(v, acc, n)]
         if not weak: return
-        self.named = *self.named,*(i for i,_ in weak)
+        self.named += tuple(i for i,_ in weak)
         named = ', '.join(f'{i} ({v.name}, {v.accuracy:.1%} of {v.n} images)' for i,v in weak)
         some,them = ('teachers {} are', 'them') if len(weak)>1 else ('teacher {} is', 'it')
-        log_line(f'{some.format(named)} weaker than the student ({acc:.1%} of {n}): train without {them}, too, and compare')
+        log_line(f'{some.format(named)} weaker than the student ({acc:.1%} of {n}): '
+                 f'train without {them}, too, and compare')
 
 # %% ../nbs/07_watch.ipynb #5de3c03c
 class WarnHintsDominate(ValidationAccuracy):
