@@ -301,7 +301,8 @@ def test_a_table_of_teachers_that_have_changed_since_is_refused(kind, part):
     far = output_distance([now.logits, *now.features], [was.logits, *was.features])
     assert far > .05 and (part == 'features' or output_distance(now.features, was.features) == 0)
     says = str(e.value)
-    assert says.startswith('memo: the table that was filled before (learn.distill.memo = True makes a new one) computes something else')
+    assert says.startswith('memo: the table that was filled before (learn.distill.memo = True makes a new one) '
+                           'computes something else')
     measured = float(re.search(r'outputs differ by (\S+) of their size on 8 images, expected at most 0.05$', says)[1])
     assert measured == pytest.approx(far, rel=.05), 'measured on the table in 16 bits'
     assert all(torch.equal(a, b) for a, b in zip(before, l.model.parameters())), 'refused before the first step'
@@ -310,7 +311,8 @@ def test_what_helps_where_a_table_holds_something_else():
     from compat import fit_quietly
     ts, memo, l = filled('the same Learner')
     ts.models[1].train()
-    with pytest.raises(EKDError, match=r'filled before \(teacher 1 is in training mode: call eval\(\)\) computes something else'):
+    with pytest.raises(EKDError,
+                       match=r'before \(teacher 1 is in training mode: call eval\(\)\) computes something else'):
         fit_quietly(l)
     ts.models[1].eval()
     change(ts.models[0], 'logits')

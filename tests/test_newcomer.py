@@ -1,4 +1,4 @@
-"What a newcomer passes: a Learner in place of its network, DataLoaders in place of one of them, a folder in place of a file"
+"What a newcomer passes: a Learner for its network, DataLoaders for one of them, a folder for a file"
 import inspect, json, re, sys, warnings
 from functools import lru_cache
 from importlib import import_module
@@ -47,7 +47,8 @@ def right(name, k, folder):
     "A right value for the argument `k`"
     l = made()
     if (name, k)==('load_student', 'path'): return save_student(l, folder)
-    return dict(model=l.model, student=l.model, source=l.model, arch='resnet8-w4', teachers=teachers(), models=teachers(),
+    return dict(model=l.model, student=l.model, source=l.model, arch='resnet8-w4',
+                teachers=teachers(), models=teachers(),
                 trunk=l.model.trunk, branches=l.model.branches, learn=l, dl=l.dls.valid, dls=l.dls, size=(1, 8, 8),
                 branch_logits=torch.zeros(2, 3, 10), y=torch.zeros(3).long(), losses=torch.zeros(len(l.dls.valid_ds)),
                 x=X(), folder=folder, path=folder/'file.safetensors', images=range(8), views=ViewSet(1, False))[k]
@@ -75,7 +76,8 @@ def test_no_public_function_has_a_raw_error(name, k, what, tmp_path):
 @pytest.mark.parametrize('f', [
     count_params, lambda m: count_flops(m, (1, 8, 8)), lambda m: evaluate_student(m, made().dls.valid),
     lambda m: get_logits(m, made().dls.valid)[2].tolist(), lambda m: branch_costs(m, (1, 8, 8)),
-    lambda m: deploy(m)(X()).tolist(), lambda m: fold_batchnorm(m)(X()).tolist(), lambda m: FusedStudent(m)(X()).tolist(),
+    lambda m: deploy(m)(X()).tolist(), lambda m: fold_batchnorm(m)(X()).tolist(),
+    lambda m: FusedStudent(m)(X()).tolist(),
     lambda m: run_graph(network_graph(m), X()).tolist(), lambda m: MeanEnsemble([m])(X()).tolist(),
     lambda m: pooled_features(m, X())[0].tolist(), lambda m: teacher_similarity(m, m, made().dls.valid, 20).tolist(),
     lambda m: TeacherEnsemble([m])(X()).logits.tolist(), lambda m: list(latency(m, X(), 1, 0))])
@@ -97,7 +99,8 @@ def test_a_plain_network_of_a_learner():
     assert torch.equal(student.eval()(X())[:, :0], again.eval()(X())[:, :0]) and student.config['kept']==[True, True]
     same = zip(student.trunk.parameters(), l.model.parameters())
     assert all(torch.equal(p, q) for p,q in same)
-    refused("student: got 'CifarResNet', expected a BranchedStudent, or the Learner of one; fold_batchnorm takes any network",
+    refused("student: got 'CifarResNet', expected a BranchedStudent, or the Learner of one; "
+            'fold_batchnorm takes any network',
             deploy, l)
 
 def test_a_saved_student_is_loaded_into_a_learner(tmp_path):
@@ -121,8 +124,10 @@ def test_a_cache_and_a_callback_of_plain_teachers():
 # ---- what is refused
 
 @pytest.mark.parametrize('f, says', [
-    (lambda l: evaluate_student(l.model, l.dls), "dl: got 'DataLoaders', expected one of its loaders, such as dls.valid"),
-    (lambda l: get_logits(l.model, l), "dl: got 'CheckedLearner', expected one of its loaders, such as learn.dls.valid"),
+    (lambda l: evaluate_student(l.model, l.dls),
+     "dl: got 'DataLoaders', expected one of its loaders, such as dls.valid"),
+    (lambda l: get_logits(l.model, l),
+     "dl: got 'CheckedLearner', expected one of its loaders, such as learn.dls.valid"),
     (lambda l: get_logits(l.model, None), "dl: got 'NoneType', expected a DataLoader, such as dls.valid"),
     (lambda l: get_logits(l.model, [X()]), "dl: got 'Tensor', expected batches of images and labels"),
     (lambda l: get_logits(l.model, [(X(), 1)]), "dl: got ['Tensor', 'int'], expected batches of images and labels"),
@@ -130,8 +135,10 @@ def test_a_cache_and_a_callback_of_plain_teachers():
     (lambda l: evaluate_student('a', l.dls.valid), "model: got 'str', expected a network or the Learner of one"),
     (lambda l: show_disagreement(l, l.dls), "dl: got 'DataLoaders', expected one of its loaders, such as dls.valid"),
     (lambda l: branch_curve(l, l.dls.valid),
-     "branch_logits: got 'CheckedLearner', expected logits of branches [N,B,C], such as get_logits(learn, dls.valid)[2]"),
-    (lambda l: accuracy_score(l, X()), "logits: got 'CheckedLearner', expected logits [B,C], such as get_logits(learn, dls.valid)[0]"),
+     "branch_logits: got 'CheckedLearner', expected logits of branches [N,B,C], such as get_logits(learn, "
+     "dls.valid)[2]"),
+    (lambda l: accuracy_score(l, X()),
+     "logits: got 'CheckedLearner', expected logits [B,C], such as get_logits(learn, dls.valid)[0]"),
     (lambda l: nll(torch.zeros(2, 3), l.dls.valid),
      "y: got 'ViewLoader', expected labels, int [B], such as get_logits(learn, dls.valid)[1]"),
     (lambda l: count_flops(l, (1, 1, 8, 8)), 'size: got (1, 1, 8, 8), expected (channels, height, width) of one image'),
@@ -153,7 +160,8 @@ def pages(): return [*sorted((ROOT/'nbs'/'tutorials').glob('*.ipynb')), ROOT/'nb
 
 def imported(path):
     "(room, name) of all functions and classes of the library that a page imports"
-    text = path.read_text() if path.suffix=='.md' else '\n'.join(''.join(c['source']) for c in json.loads(path.read_text())['cells'])
+    text = path.read_text()
+    if path.suffix!='.md': text = '\n'.join(''.join(c['source']) for c in json.loads(text)['cells'])
     for room,names in re.findall(r'^from (ekd_nb\.\w+) import ([\w, ]+)$', text, re.M):
         found = import_module(room)
         yield from ((room, n) for n in re.findall(r'\w+', names) if callable(getattr(found, n)))
@@ -183,11 +191,14 @@ def test_weights_of_another_student_are_one_sentence(tmp_path):
     for n,l in dict(one=one, wide=wide, three=three).items(): l.save(n)
     assert one.load('one') is one
     asks = 'expected a file of the same arch, split and number of branches'
-    assert load_error(one, 'three')==f'load: the weights in three are not of this network: it has 2 branches, the file 3; {asks}'
-    n,total = (len(o) for o in ([k for k,v in one.model.state_dict().items() if v.shape!=wide.model.state_dict()[k].shape],
+    of_three = 'load: the weights in three are not of this network: it has 2 branches, the file 3'
+    assert load_error(one, 'three')==f'{of_three}; {asks}'
+    ours,theirs = one.model.state_dict(),wide.model.state_dict()
+    n,total = (len(o) for o in ([k for k,v in ours.items() if v.shape!=theirs[k].shape],
                                 one.model.state_dict()))
     first = next(k for k,v in one.model.state_dict().items() if v.shape!=wide.model.state_dict()[k].shape)
-    assert load_error(one, 'wide')==(f'load: the weights in wide are not of this network: {n} of {total} names or shapes differ, '
+    assert load_error(one, 'wide')==('load: the weights in wide are not of this network: '
+                                     f'{n} of {total} names or shapes differ, '
                                      f'first {first}; {asks}')
 
 def test_weights_without_the_projections_of_hints(tmp_path):
@@ -209,11 +220,13 @@ def test_a_folder_of_one_student_or_teacher_is_read(tmp_path):
     assert torch.equal(load_teacher(tmp_path/'t')(X()), t(X())) and read_manifest(tmp_path/'t')['n_out']==10
     assert torch.equal(TeacherEnsemble([tmp_path/'t'])(X()).logits[0], t(X()))
     save_student(l, tmp_path/'out', 'second')
-    refused(f"path: got {tmp_path/'out'}, expected the weights of save_student, '….safetensors'", load_student, tmp_path/'out')
+    refused(f"path: got {tmp_path/'out'}, expected the weights of save_student, '….safetensors'",
+            load_student, tmp_path/'out')
 
 def test_a_path_of_weights_is_the_file_that_is_written(tmp_path):
     path = save_student(made(), tmp_path/'mine.safetensors')
     assert path==tmp_path/'mine.safetensors' and path.is_file()
     assert {p.name for p in tmp_path.iterdir()}=={'mine.safetensors', 'mine.json', 'mine.md'}
     assert torch.equal(load_student(path)(X()), made().model.eval()(X()))
-    refused("name: got 'other', expected no such argument: mine.safetensors says it", save_student, made(), path, 'other')
+    refused("name: got 'other', expected no such argument: mine.safetensors says it",
+            save_student, made(), path, 'other')

@@ -197,8 +197,10 @@ def test_nothing_is_said_by_what_is_no_fit(capsys):
     assert len(said(kept, capsys)[1]) == 1
 
 @pytest.mark.parametrize('right, n, judged, weaker', [
-    (54, 100, (34, 512), True), (36, 100, (34, 512), False), (540, 1000, (519, 1000), False), (60, 100, (54, 100), False),
-    (6000, 10_000, (5700, 10_000), True), (5810, 10_000, (5700, 10_000), False), (4, 8, (0, 4), False), (54, 100, (0, 0), False)])
+    (54, 100, (34, 512), True), (36, 100, (34, 512), False), (540, 1000, (519, 1000), False), (60, 100, (54, 100),
+                                                                                               False),
+    (6000, 10_000, (5700, 10_000), True), (5810, 10_000, (5700, 10_000), False),
+    (4, 8, (0, 4), False), (54, 100, (0, 0), False)])
 def test_noise_is_considered(right, n, judged, weaker, monkeypatch, capsys):
     "More than two points, and more than two standard errors of the difference"
     import ekd_nb.watch
@@ -242,7 +244,8 @@ def of_fastai(ds):
     return TfmdDL(ds, bs=64)
 
 @pytest.mark.parametrize('y', [SORTED, TURNS], ids=['sorted', 'in turns'])
-@pytest.mark.parametrize('make', [lambda ds: DataLoader(ds, 64), lambda ds: DataLoader(ds, 100, shuffle=True), of_fastai],
+@pytest.mark.parametrize('make', [lambda ds: DataLoader(ds, 64), lambda ds: DataLoader(ds, 100, shuffle=True),
+                                  of_fastai],
                          ids=['PyTorch', 'shuffled', 'fastai'])
 def test_the_judge_sees_images_from_all_over_the_validation_data(make, y):
     d = DataLoaders(DataLoader(rows(torch.zeros(32).long()), 8), make(rows(y)))
@@ -251,7 +254,9 @@ def test_the_judge_sees_images_from_all_over_the_validation_data(make, y):
     found = teachers.judge(d)
     assert torch.equal(before, torch.get_rng_state())
     assert found == teachers.judge(d), 'the same images each time'
-    for v in found: assert v.n == 512 and v.comparable and not v.remarks and abs(v.accuracy-.75)<(.04 if y is TURNS else .003)
+    for v in found:
+        assert v.n == 512 and v.comparable and not v.remarks
+        assert abs(v.accuracy-.75)<(.04 if y is TURNS else .003)
 
 def test_the_judge_does_not_see_training_images_of_this_package():
     from compat import dls

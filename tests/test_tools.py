@@ -249,7 +249,7 @@ def test_a_changed_output_is_reported_with_notebook_and_cell(tmp_path):
     command = [sys.executable, TOOLS/'run_notebooks.py', '--jobs', '1', path]
     r = subprocess.run(command, capture_output=True, text=True)
     said = [l for l in r.stdout.splitlines() if 'cell' in l]
-    assert r.returncode and len(said) == 1, r.stdout+r.stderr
+    assert r.returncode and len(said) == 2 and said[0] == said[1], r.stdout+r.stderr   # at once, and at the end again
     assert f"{path}, cell 1 stores '3', a fresh run gives '2'" in said[0]
 
 

@@ -705,7 +705,8 @@ class Slotted(Batches):
     def __setattr__(self, k, v): vars(self)[k] = v if k in ('rows', 'bs') else 1/0
 
 @pytest.mark.parametrize('make', MAKERS)
-@pytest.mark.parametrize('kind', [Batches, Slotted, lambda rows: list(Batches(rows)), lambda rows: tuple(Batches(rows))],
+@pytest.mark.parametrize('kind', [Batches, Slotted, lambda rows: list(Batches(rows)),
+                                  lambda rows: tuple(Batches(rows))],
                          ids=['class', 'slots', 'list', 'tuple'])
 def test_loaders_of_ones_own_predict(kind, make):
     "Predictions come in the loader's own order, and validation counts them"
@@ -815,11 +816,13 @@ def test_what_is_no_loader_is_one_sentence(make):
     l = fit(make(plain))
     x, y = X[:8], Y[:8]
     for f in (l.get_preds, l.validate, l.tta, l.show_results):
-        for dl, name in ((plain, 'DataLoaders'), (l.dls, 'DataLoaders'), (ours, 'DataLoaders'), ('test', 'str'), ({'a': x}, 'dict'),
+        for dl, name in ((plain, 'DataLoaders'), (l.dls, 'DataLoaders'), (ours, 'DataLoaders'), ('test', 'str'),
+                         ({'a': x}, 'dict'),
                          (X, 'Tensor'), (X.numpy(), 'ndarray')):
             refused(lambda: f(dl=dl), f'dl: got {name}, expected one loader, such as dls.valid')
         for v in (2, -3, 1.5, 'a', None, torch.tensor(1.)):
-            refused(lambda: f(v), f'ds_idx: got {v!r}, expected 0 to 1, one of the loaders; another loader is given as dl=')
+            refused(lambda: f(v),
+                    f'ds_idx: got {v!r}, expected 0 to 1, one of the loaders; another loader is given as dl=')
     for f in (l.get_preds, l.validate):
         for b, name in (({'x': x, 'y': y}, 'dict'), ((x.numpy(), y.numpy()), '(ndarray [8, 1, 8, 8], ndarray [8])'),
                         (x, 'Tensor [8, 1, 8, 8]'), ((x[0], y[0]), '(Tensor [1, 8, 8], Tensor [])'), ((), '()')):
@@ -833,24 +836,30 @@ def test_what_is_no_loader_is_one_sentence(make):
 
 # ---- numbers of a fit
 
-COUNT, RATE = 'expected a whole number of at least ', 'expected a Python number of at least 0, or one for each parameter group'
+COUNT = 'expected a whole number of at least '
+RATE = 'expected a Python number of at least 0, or one for each parameter group'
 
 @pytest.mark.parametrize('make', MAKERS)
 def test_wrong_numbers_of_a_fit_are_one_sentence(make):
     l = make(pairs(X, Y))
     before = [p.clone() for p in l.model.parameters()]
     for v in ('3', 1.5, -1, None, int, [1], float('nan'), torch.tensor(1.)):
-        for name, f in dict(n_epoch=l.fit, epochs=l.fine_tune).items(): refused(lambda: f(v), f'{name}: got {v!r}, {COUNT}0')
+        for name, f in dict(n_epoch=l.fit, epochs=l.fine_tune).items():
+            refused(lambda: f(v), f'{name}: got {v!r}, {COUNT}0')
         for f in (l.fit_one_cycle, l.fit_flat_cos): refused(lambda: f(v, 1e-3), f'n_epoch: got {v!r}, {COUNT}0')
-    for v in ('1e-3', -1e-3, float('nan'), float('inf'), [1e-3, 'a'], slice('a', 1.), [], {}, torch.tensor(1e-3), np.float32(1e-3),
+    for v in ('1e-3', -1e-3, float('nan'), float('inf'), [1e-3, 'a'], slice('a', 1.), [], {}, torch.tensor(1e-3),
+              np.float32(1e-3),
               1e-3+0j, slice(1e-3, None), slice(None), slice([1e-3], 1e-2), Decimal('.001')):
-        for name, f in dict(lr=l.fit, lr_max=l.fit_one_cycle).items(): refused(lambda: f(1, v), f'{name}: got {v!r}, {RATE}')
+        for name, f in dict(lr=l.fit, lr_max=l.fit_one_cycle).items():
+            refused(lambda: f(1, v), f'{name}: got {v!r}, {RATE}')
         refused(lambda: l.fit_flat_cos(1, lr=v), f'lr: got {v!r}, {RATE}')
         refused(lambda: l.fit(1, wd=v), f'wd: got {v!r}, {RATE}')
         refused(lambda: l.fine_tune(1, wd=v), f'wd: got {v!r}, {RATE}')
-    refused(lambda: l.lr_find(num_it=3), 'num_it: got 3, expected at least 6 steps, since fastai leaves out the last five')
+    refused(lambda: l.lr_find(num_it=3),
+            'num_it: got 3, expected at least 6 steps, since fastai leaves out the last five')
     refused(lambda: l.lr_find(num_it='3'), f"num_it: got '3', {COUNT}1")
-    for v in ('1e-3', -1e-3, float('nan'), None, slice(1e-4, 1e-2), slice(1e-3), [1e-3]*3, np.array([1e-3]*3), torch.ones(3)):
+    for v in ('1e-3', -1e-3, float('nan'), None, slice(1e-4, 1e-2), slice(1e-3), [1e-3]*3, np.array([1e-3]*3),
+              torch.ones(3)):
         refused(lambda: l.fine_tune(1, v), f'base_lr: got {v!r}, expected one number of at least 0')
     for v in ('a', 0, [1e-7], slice(1e-7, 1), np.float64(1e-7), None, -1):
         refused(lambda: l.lr_find(v), f'start_lr: got {v!r}, expected one Python number above 0')
@@ -871,7 +880,8 @@ def test_numbers_that_fastai_takes_are_taken():
     with l.no_bar(), l.no_logging():
         l.fit(np.int64(1)); l.fit(0); l.fit_one_cycle(0); l.fit(1, [np.float64(1e-3)], wd=0)
         l.fit(1, 0); l.fine_tune(1, freeze_epochs=0); l.fit_sgdr(1, 1); l.fit_flat_cos(n_epoch=1, lr=1e-3)
-        l.fit_one_cycle(1, lr_max=slice(1e-5, 1e-3), wd=.1, start_epoch=0); l.fit_one_cycle(1, np.array([1e-3]*len(l.opt.hypers)))
+        l.fit_one_cycle(1, lr_max=slice(1e-5, 1e-3), wd=.1, start_epoch=0)
+        l.fit_one_cycle(1, np.array([1e-3]*len(l.opt.hypers)))
         for n in (5, 6, 7): assert l.lr_find(num_it=n, show_plot=False).valley > 0
         l.lr_find(num_it=3, show_plot=False, suggest_funcs=None); l.get_preds(-1)
         with pytest.raises(TypeError, match='lrs'): l.fit(1, lrs=1e-3)
@@ -885,7 +895,8 @@ TAKEN = [('fit', (1, T([1e-4, 1e-3, 1e-2])), (1, [1e-4, 1e-3, 1e-2])), ('fit', (
          ('fit', (1, dict(a=1e-4, b=1e-3, c=1e-2).values()), (1, [1e-4, 1e-3, 1e-2])), ('fit', (T(1), 1e-3), (1, 1e-3)),
          ('fit', (True, 1e-3), (1, 1e-3)), ('fit', (1, slice(T(1e-4), T(1e-2))), (1, slice(1e-4, 1e-2))),
          ('fit_one_cycle', (1, slice(np.float64(1e-4), np.float64(1e-2))), (1, slice(1e-4, 1e-2))),
-         ('fit_one_cycle', (1, slice(np.float64(1e-2))), (1, slice(1e-2))), ('fine_tune', (1, np.float64(2e-3)), (1, 2e-3)),
+         ('fit_one_cycle', (1, slice(np.float64(1e-2))), (1, slice(1e-2))),
+         ('fine_tune', (1, np.float64(2e-3)), (1, 2e-3)),
          ('fine_tune', (1, lambda: T(2e-3)), (1, 2e-3)),
          ('fit_one_cycle', (2, 1e-3, dict(start_epoch=T(1))), (2, 1e-3, dict(start_epoch=1)))]
 
@@ -922,7 +933,8 @@ def test_a_search_that_leaves_too_little_for_what_suggests():
     with l.no_bar(), l.no_logging():
         for f, least in ((steep, 7), (slide, 23), ((valley, steep), 7)):
             says = f'expected at least {least} {last}' + (' and the first tenth' if least>9 else '')
-            refused(lambda: l.lr_find(num_it=least-1, show_plot=False, suggest_funcs=f), f'num_it: got {least-1}, {says}')
+            refused(lambda: l.lr_find(num_it=least-1, show_plot=False, suggest_funcs=f),
+                    f'num_it: got {least-1}, {says}')
             assert l.lr_find(num_it=least, show_plot=False, suggest_funcs=f, stop_div=False)[0] > 0
         l.lr_find(num_it=6, show_plot=False, suggest_funcs=minimum)
 
@@ -1204,7 +1216,8 @@ def _resume(tmp_path, kw=None, fit='fit_one_cycle', lr=1e-3, n=2, **args):
     (dict(wd=.3), 'wd was 0.01, now 0.3'),
     (dict(fit='fit'), 'schedules was lr '),
     (dict(pct_start=.7), 'schedules was lr '),
-    (dict(kw=dict(loss_func=EKDLoss(.9, .1, 5))), 'alpha of the loss was 0.5, now 0.9, beta of the loss was 0.5, now 0.1'),
+    (dict(kw=dict(loss_func=EKDLoss(.9, .1, 5))),
+     'alpha of the loss was 0.5, now 0.9, beta of the loss was 0.5, now 0.1'),
     (dict(kw=dict(loss_func=EKDLoss(tau=SchedCos(4, 2)))), 'tau of the loss was 4.0, now 4 '),
     (dict(kw=dict(loss_func=EKDLoss(hint_error='mse'))), 'hint_error of the loss was standard, now mse'),
     (dict(kw=dict(trunk_grad=.25)), 'trunk_grad was None, now 0.25'),
@@ -1219,7 +1232,8 @@ def test_a_folder_of_checkpoints_refuses_other_settings(tmp_path, change, named)
 def test_a_folder_of_checkpoints_knows_a_foreign_loss(tmp_path):
     _resume(tmp_path, dict(loss_func=EKDLoss(gamma=0.)))
     def mine(pred, y): return F.cross_entropy(pred.logits, y)
-    with pytest.raises(EKDError, match='loss_func was ekd_nb.losses.EKDLoss, now '): _resume(tmp_path, dict(loss_func=mine))
+    with pytest.raises(EKDError, match='loss_func was ekd_nb.losses.EKDLoss, now '):
+        _resume(tmp_path, dict(loss_func=mine))
 
 
 def test_a_fit_that_was_trained_before_says_so_and_has_its_weights(tmp_path, capsys):
@@ -1234,8 +1248,10 @@ def test_settings_of_each_fit_are_compared(tmp_path):
     l = _resume(tmp_path)
     with l.no_bar(), l.no_logging(): l.fit_one_cycle(1, 1e-2, wd=.2)
     again = _resume(tmp_path)
-    with again.no_bar(), again.no_logging(), pytest.raises(EKDError, match='lr was 0.01, now 0.02'): again.fit_one_cycle(1, 2e-2, wd=.2)
-    with pytest.raises(EKDError, match='lr was 0.001, now 0.002'): _resume(tmp_path, lr=2e-3)   # of the first fit, a later one is saved
+    with again.no_bar(), again.no_logging(), pytest.raises(EKDError, match='lr was 0.01, now 0.02'):
+        again.fit_one_cycle(1, 2e-2, wd=.2)
+    with pytest.raises(EKDError, match='lr was 0.001, now 0.002'):
+        _resume(tmp_path, lr=2e-3)   # of the first fit, a later one is saved
     last = _resume(tmp_path)
     with last.no_bar(), last.no_logging(): last.fit_one_cycle(1, 1e-2, wd=.2)
     for a,b in zip(l.model.parameters(), last.model.parameters()): assert torch.equal(a, b)
@@ -1276,7 +1292,8 @@ def test_class_maps_are_passed_beside_the_teachers():
 
 def test_a_teacher_of_more_classes_may_be_trained_first():
     says = _said(lambda: ekd_learner(dls(), SMALL, [_wide()]))
-    assert says.endswith('has 1000 classes, the data has 10: pass class_maps, or train it on these classes first (teacher_learner)')
+    assert says.endswith('has 1000 classes, the data has 10: pass class_maps, or train it on these classes first '
+                         '(teacher_learner)')
 
 def test_compare_takes_class_maps(tmp_path):
     from ekd_nb.compare import compare
@@ -1288,20 +1305,23 @@ def test_another_order_is_told_for_all_teachers():
     from ekd_nb.judge import _permuted
     y = torch.tensor([0, 1, 2, 3]*5)
     z = F.one_hot((y+3) % 4, 4)*5.
-    assert _permuted(z, y, 1, 3) == ['its classes seem to be in another order (class_maps=[None, [3, 0, 1, 2], None] gives 100.0%)']
+    assert _permuted(z, y, 1, 3) == ['its classes seem to be in another order (class_maps=[None, [3, 0, 1, 2], '
+                                     'None] gives 100.0%)']
 
 def test_n_out_is_that_of_the_data():
     says = 'n_out: got 7, expected 10, the classes of the data'
     refused(lambda: ekd_learner(dls(), SMALL, teachers(), n_out=7), says)
     refused(lambda: teacher_learner(dls(), SMALL, n_out=7), says)
-    assert ekd_learner(torch_loaders(), SMALL, n_out=12, loss_func=LABELS).model.branches[0].head.out_features == 12   # they do not say
+    assert ekd_learner(torch_loaders(), SMALL, n_out=12,
+                       loss_func=LABELS).model.branches[0].head.out_features == 12   # they do not say
 
 @pytest.mark.parametrize('make', [lambda: dls().train, lambda: torch_loaders().train])
 def test_one_loader_is_no_dataloaders(make, tmp_path):
     from ekd_nb.compare import compare
     dl = make()
     says = f'dls: got a {type(dl).__name__}, expected DataLoaders (of training and validation)'
-    for f in (lambda: ekd_learner(dl, SMALL, teachers()), lambda: teacher_learner(dl, SMALL), lambda: TeacherEnsemble(teachers()).check(dl),
+    for f in (lambda: ekd_learner(dl, SMALL, teachers()), lambda: teacher_learner(dl, SMALL),
+              lambda: TeacherEnsemble(teachers()).check(dl),
               lambda: TeacherEnsemble(teachers()).judge(dl), lambda: compare(dl, SMALL, teachers(), folder=tmp_path)):
         refused(f, says)
 
@@ -1322,8 +1342,9 @@ def test_a_function_of_branches_is_a_loss():
     def mine(pred, y): return F.cross_entropy(pred.logits, y)
     fit(ekd_learner(dls(), SMALL, teachers(), loss_func=mine))
 
-@pytest.mark.parametrize('counts, says', [((28, 20, 16, 16), 'not clearly better than always the commonest class (35.0%)'),
-                                          ((20, 20, 20, 20), 'near chance (25.0%)')])
+@pytest.mark.parametrize('counts, says', [
+    ((28, 20, 16, 16), 'not clearly better than always the commonest class (35.0%)'),
+    ((20, 20, 20, 20), 'near chance (25.0%)')])
 def test_chance_is_a_word_for_equal_classes(counts, says):
     from ekd_nb.judge import _remarks
     y = torch.cat([torch.full((n,), i) for i,n in enumerate(counts)])
@@ -1337,8 +1358,10 @@ def test_an_unknown_argument_of_compare_is_named_there():
 def test_no_connection_for_weights_is_named():
     from urllib.error import URLError
     def resnet(weights=None): raise URLError('no route to host')
-    for f in (lambda: teacher_learner(dls(), resnet, pretrained=True), lambda: ekd_learner(dls(), resnet, loss_func=LABELS)):
-        assert _said(f).startswith('pretrained: no connection to download the weights of resnet (<urlopen error no route to host>)')
+    for f in (lambda: teacher_learner(dls(), resnet, pretrained=True),
+              lambda: ekd_learner(dls(), resnet, loss_func=LABELS)):
+        assert _said(f).startswith('pretrained: no connection to download the weights of resnet (<urlopen error no '
+                                   'route to host>)')
 
 def test_a_name_is_no_teacher_but_may_be_trained_as_one():
     assert _said(lambda: ekd_learner(dls(), SMALL, ['resnet18'])).endswith(
