@@ -158,7 +158,7 @@ def test_features_of_a_teacher_that_has_none():
 
 def test_announced_before_taken(teachers, capsys, monkeypatch):
     said = []
-    monkeypatch.setattr('builtins.print', lambda *a: said.append((memo.table is None, *a)))
+    monkeypatch.setattr('builtins.print', lambda *a, **kw: said.append((memo.table is None, *a)))
     memo = memo_of(teachers)
     ask(memo, range(3)); ask(memo, range(6))
     assert said == [(True, 'memo of teacher outputs: 0.0 MiB for 50 images × 9 views × 20 numbers')]
