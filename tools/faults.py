@@ -150,7 +150,7 @@ def kinds(tmp):
     ckpt = Checkpoint(folder).files()[-1]
     def read_checkpoint():
         c = Checkpoint(folder)
-        c.n_fit, c.learn = 0, learner(dls(n=8, bs=16, n_views=2))
+        c.n_fit, c.settings, c.learn = 0, [{}], learner(dls(n=8, bs=16, n_views=2))   # no settings to compare
         c.learn.n_epoch = 1
         s = c._newest()
         if s is None: raise EKDError('left out')
