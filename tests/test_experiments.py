@@ -160,7 +160,8 @@ def test_an_estimate_is_near_what_a_run_takes(tmp_path, by_processor_time):
     "Within a factor of 1.5, for students alone, and with the training of their teachers and the cache"
     few = dict(changes=dict(epochs=30, teacher_epochs=3))
     by_processor_time(['branched'], 0, out=tmp_path, **few)   # warms up
-    assert 1/1.5 < by_processor_time(['branched'], 1, out=tmp_path, **few) < 1.5
+    of_three = sorted(by_processor_time(['branched'], seed, out=tmp_path, **few) for seed in (1, 2, 3))
+    assert 1/1.5 < of_three[1] < 1.5, of_three   # other processes slow single ones down
     assert 1/1.5 < by_processor_time(['kd_wide', 'ekd'], 0, out=tmp_path, **few) < 1.5
 
 
