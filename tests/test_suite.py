@@ -7,8 +7,8 @@ import pytest
 
 from ekd_nb.core import EKDError, digest_matches
 from ekd_nb.losses import EKDLoss
-from ekd_nb.study.problems import CANDIDATES, EKD_CANDIDATES, KD_CANDIDATES, REFERENCE, TASKS, tiny
-from ekd_nb.study.rule import addition, gains, load_suite, plan, planned_runs, ranking, records_of_choice
+from ekd_nb.study.problems import CANDIDATES, EKD_CANDIDATES, KD_CANDIDATES, REFERENCE, TASKS, THIRD_ROUND, tiny
+from ekd_nb.study.rule import AGAIN, addition, gains, load_suite, plan, planned_runs, ranking, records_of_choice
 from ekd_nb.study.suite import Jobs
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +39,8 @@ def test_records_are_sealed_of_a_known_plan_and_of_validation_images():
     assert len(records) == len(list((ROOT/'results/suite').glob('*.json'))) > 290
     for r in records:
         assert r['plan'] in plans and r['evaluated_on'] == 'valid' and not r['dirty']
-        assert r['candidate'] in {c['name'] for c in plans[r['plan']]['candidates']}
+        later = {c.name for c in THIRD_ROUND}   # in the plans of the third round
+        assert r['candidate'] in {c['name'] for c in plans[r['plan']]['candidates']} | later
         assert (r['settings'] == json.loads(json.dumps(asdict(TASKS[r['task']]))) and
                 r['loss'] == CANDIDATES[r['candidate']].loss)
 
@@ -75,6 +76,21 @@ def test_the_runs_that_kd_lacks_are_planned_for_a_cpu_too():
     kd = {(t, c) for t, c, _ in cpu if c != REFERENCE['kd']}
     assert kd == {(t, c) for t, c, _ in gpu if not TASKS[t].on_cpu}
     assert {t for t, c, _ in cpu if c == REFERENCE['kd']} == {t for t, _ in kd}
+
+
+def test_the_third_round_is_planned_with_its_candidates_for_both_families():
+    "As many candidates each, on every problem; then the choice is made again"
+    plans = [read_plan(n) for n in ('suite-8', 'suite-9')]
+    stored = [c for p in plans for c in p['new_candidates']]
+    assert all(map(digest_matches, plans)) and stored == [json.loads(json.dumps(asdict(c))) for c in THIRD_ROUND]
+    assert all(p['choice'] == AGAIN for p in plans)
+    for new, p in ((THIRD_ROUND[:3], plans[0]), (THIRD_ROUND[3:], plans[1])):
+        runs = set(planned_runs(p))
+        digits = {(t, c.name, s) for c in new for t in ('digits-more', 'digits-same') for s in range(24)}
+        assert digits <= runs and {(t, c) for t, c, _ in runs if CANDIDATES[c] in new} == {
+            (t, c.name) for t in TASKS for c in new}
+        lone = {(t, s, c) for t, c, s in runs if not TASKS[t].on_cpu and CANDIDATES[c] in new}
+        assert all((t, REFERENCE[CANDIDATES[c].family], s) in runs for t, s, c in lone)   # its gain can be counted
 
 
 def test_a_plan_is_run_and_nothing_else(tmp_path):

@@ -6,7 +6,7 @@ Docs: https://ekd-nb.github.io/ekd_nb/study/problems.html.md"""
 
 # %% auto #0
 __all__ = ['SMALL', 'TINY', 'VISION', 'TASKS', 'FORMER_DEFAULTS', 'EKD_CANDIDATES', 'SECOND_ROUND', 'FIRST_KD', 'KD_CANDIDATES',
-           'LABELS', 'CANDIDATES', 'REFERENCE', 'Task', 'tiny', 'Candidate', 'timm_resnet', 'timm_width',
+           'LABELS', 'THIRD_ROUND', 'CANDIDATES', 'REFERENCE', 'Task', 'tiny', 'Candidate', 'timm_resnet', 'timm_width',
            'suite_student']
 
 # %% ../../nbs/study/05_problems.ipynb #e9a1cbac
@@ -119,10 +119,24 @@ KD_CANDIDATES = tuple(
               first=(tau, alpha) in FIRST_KD)
     for alpha in (.1, .3, .5) for tau in (1., 2., 3., 4., 8.))
 LABELS = dict(alpha=1., beta=0., gamma=0.)
+
+# %% ../../nbs/study/05_problems.ipynb #0ef26590
+_most = dict(alpha=.7, beta=.3)
+def _cos_most(gamma): return dict(_cos, gamma=gamma, hint_schedule='cosine', **_most)
+
+THIRD_ROUND = (
+    Candidate('cos-30-fade-a0.7', 'ekd', _cos_most(30.)),
+    Candidate('cos-20-fade-a0.7', 'ekd', _cos_most(20.)),
+    Candidate('std-5-fade-a0.7', 'ekd', dict(_fade, gamma=5., **_most)),
+    Candidate('kd-t4-a0.7', 'kd', dict(tau=4., lam=0., **_most), 'wide'),
+    Candidate('kd-t2-a0.7', 'kd', dict(tau=2., lam=0., **_most), 'wide'),
+    Candidate('kd-t8-a0.7', 'kd', dict(tau=8., lam=0., **_most), 'wide'))
+
+# %% ../../nbs/study/05_problems.ipynb #dda3adff
 CANDIDATES = {c.name: c for c in (
     Candidate('labels', 'labels', LABELS, first=True), Candidate('labels-wide', 'labels', LABELS, 'wide', first=True),
     *EKD_CANDIDATES[:-1], *KD_CANDIDATES, EKD_CANDIDATES[-1],   # other cells need another cache, so they come last
-    *SECOND_ROUND)}
+    *SECOND_ROUND, *THIRD_ROUND)}
 REFERENCE = dict(ekd='labels', kd='labels-wide')   # the same student without teachers
 
 # %% ../../nbs/study/05_problems.ipynb #f2371080
