@@ -124,8 +124,10 @@ def records_of_choice(
     records:list,
     plans:list, # of the suite, those of further runs among them
 )->list: # of records
-    "Records that the choice was made from: all but those of plans that leave it as it is, until it is made again"
-    if any(plan.get('choice')==AGAIN for plan in plans): return records
+    "Records that the choice was made from: all once every run has ended that makes it again, before that without later plans"
+    again = {run for plan in plans if plan.get('choice')==AGAIN for run in planned_runs(plan)}
+    done = {(r['task'], r['candidate'], r['seed']) for r in records}
+    if again and again<=done: return records
     fixed = [plan for plan in plans if plan.get('choice')==UNCHANGED]
-    later = {run for plan in fixed for run in planned_runs(plan)}
+    later = again.union(*map(planned_runs, fixed))
     return [r for r in records if (r['task'], r['candidate'], r['seed']) not in later]
