@@ -124,7 +124,7 @@ def records_of_choice(
     records:list,
     plans:list, # of the suite, those of further runs among them
 )->list: # of records
-    "Records that the choice was made from: all once every run has ended that makes it again, before that without later plans"
+    "Records that the choice was made from: without those of later plans, until all runs that make it again have ended"
     again = {run for plan in plans if plan.get('choice')==AGAIN for run in planned_runs(plan)}
     done = {(r['task'], r['candidate'], r['seed']) for r in records}
     if again and again<=done: return records
