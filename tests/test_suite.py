@@ -8,7 +8,7 @@ import pytest
 from ekd_nb.core import EKDError, digest_matches
 from ekd_nb.losses import EKDLoss
 from ekd_nb.study.problems import CANDIDATES, EKD_CANDIDATES, KD_CANDIDATES, REFERENCE, TASKS, THIRD_ROUND, tiny
-from ekd_nb.study.rule import AGAIN, addition, gains, load_suite, plan, planned_runs, ranking, records_of_choice
+from ekd_nb.study.rule import AFTER, AGAIN, addition, gains, load_suite, plan, planned_runs, ranking
 from ekd_nb.study.suite import Jobs
 
 ROOT = Path(__file__).parents[1]
@@ -61,9 +61,8 @@ def test_the_runs_that_kd_lacks_are_planned():
     runs = planned_runs(more)
     assert len(runs) == len(set(runs)) and all(CANDIDATES[c].family == 'kd' for _, c, _ in runs)
     assert 'of KD is made again' in more['choice'] and 'that of EKD is not changed' in more['choice']
-    names = {f.stem for f in (ROOT/'results/plans').glob('suite*.json')} - {'suite-5', 'suite-7'}
-    plans = [read_plan(n) for n in sorted(names)]
-    have = {(r['task'], r['candidate'], r['seed']) for r in records_of_choice(records, plans)}
+    later = {run for n in (3, 4, 6, 8, 9, 10, 11) for run in planned_runs(read_plan(f'suite-{n}'))}
+    have = {(r['task'], r['candidate'], r['seed']) for r in records} - later
     pairs = {(t, c) for t, c, _ in have | set(runs)}
     assert all((t, c.name) in pairs for t in TASKS for c in KD_CANDIDATES)
     n = {f: sum(CANDIDATES[c].family == f for _, c, _ in have | set(runs)) for f in ('ekd', 'kd')}
@@ -92,6 +91,14 @@ def test_the_third_round_is_planned_with_its_candidates_for_both_families():
             (t, c.name) for t in TASKS for c in new}
         lone = {(t, s, c) for t, c, s in runs if not TASKS[t].on_cpu and CANDIDATES[c] in new}
         assert all((t, REFERENCE[CANDIDATES[c].family], s) in runs for t, s, c in lone)   # its gain can be counted
+
+
+def test_fresh_seeds_are_planned_that_led_to_no_candidate():
+    more = read_plan('suite-11')
+    assert digest_matches(more) and more['choice'] == AFTER
+    digits = {(t, s) for t, c, s in planned_runs(more) if TASKS[t].on_cpu}
+    assert digits == {(t, s) for t in ('digits-more', 'digits-same') for s in range(25, 49)}
+    assert {c for t, c, _ in planned_runs(more) if not TASKS[t].on_cpu} == {'ekd'}
 
 
 def test_a_plan_is_run_and_nothing_else(tmp_path):

@@ -253,6 +253,20 @@ def test_a_changed_output_is_reported_with_notebook_and_cell(tmp_path):
     assert f"{path}, cell 1 stores '3', a fresh run gives '2'" in said[0]
 
 
+def test_a_kernel_that_dies_before_the_first_cell_is_started_again(monkeypatch, tmp_path):
+    import nbclient
+    said, nb = ["Kernel died before replying", "Kernel didn't respond in 60 seconds"], nbformat.v4.new_notebook()
+    def execute(self):
+        if said: raise RuntimeError(said.pop())
+        return 'ran'
+    monkeypatch.setattr(nbclient.NotebookClient, 'execute', execute)
+    assert run.run_cells(nb, tmp_path) == 'ran' and not said
+    said[:] = ['Kernel died before replying']*3
+    with pytest.raises(RuntimeError, match='died before'): run.run_cells(nb, tmp_path)
+    said[:] = ['Kernel died']   # at a cell: it is not tried again
+    with pytest.raises(RuntimeError, match='died'): run.run_cells(nb, tmp_path)
+
+
 FRAME = ('<style>td {background: #fff}</style><table border="1"><thead><tr><th></th><th>a_b</th></tr><tr><th>seed</th>'
          '<th></th></tr></thead><tbody><tr><th>0</th><td>1.5</td></tr><tr><th>1|2</th><td>-3</td></tr></tbody></table>')
 

@@ -76,19 +76,28 @@ def difference(stored, fresh):
             return f'stores {show(a)}, a fresh run gives {show(b)}'
 
 
+def run_cells(nb, cwd, tries=3):
+    """Run the cells of `nb` in `cwd`. A kernel that dies before the first cell is started again: two that start at
+    once can be given the same port."""
+    from nbclient import NotebookClient
+    for i in range(tries):
+        client = NotebookClient(nb, timeout=600, kernel_name='python3', resources={'metadata': {'path': str(cwd)}},
+                                extra_arguments=['--log-level=CRITICAL'], coalesce_streams=True)
+        try: return client.execute()
+        except RuntimeError as e:
+            if i==tries-1 or not str(e).startswith(('Kernel died before', "Kernel didn't respond")): raise
+
+
 def execute(nb, cwd, slow=False):
     """Run `nb` in `cwd`, the cells marked `#| slow` too if asked; the cells that ran hold fresh outputs.
     Returns `(nb, None or (cell number, error))`."""
     import nbformat
-    from nbclient import NotebookClient
     fresh = nbformat.reads(json.dumps(nb), as_version=4)
     for c in fresh.cells:
         found = NOT_RUN.search(source(c)) if c.cell_type == 'code' else None
         if found and not (slow and found[1] == 'slow'): c.metadata['tags'] = ['skip-execution']
     error = None
-    client = NotebookClient(fresh, timeout=600, kernel_name='python3', resources={'metadata': {'path': str(cwd)}},
-                            extra_arguments=['--log-level=CRITICAL'], coalesce_streams=True)
-    try: client.execute()
+    try: run_cells(fresh, cwd)
     except Exception as e:  # nbclient's own, and what it raises when a kernel dies
         at = [i for i, c in enumerate(fresh.cells) if any(o.output_type == 'error' for o in c.get('outputs', []))]
         said = f'{getattr(e, "ename", type(e).__name__)}: {getattr(e, "evalue", e)}'
