@@ -86,7 +86,7 @@ def unit_cells(
 
 # %% ../nbs/06_hints.ipynb #b65696f2
 class CellCosine(torch.autograd.Function):
-    "Cosine between a student's features and targets of length 1 in each cell; a cell of zeros gets no gradient"
+    "Cosine between branches' features and targets of length 1 in each cell; a cell of zeros gets no gradient"
     @staticmethod
     def forward(ctx, h, targets, sizes):
         n = cell_lengths(h, sizes)
@@ -110,12 +110,13 @@ class CellCosine(torch.autograd.Function):
 
 # %% ../nbs/06_hints.ipynb #57b200c2
 def cosine_errors(
-    h:Tensor, # projected features of a branch [B,ΣF,g,g]
+    features, # projected features of N branches, each [B,ΣF,g,g]
     targets:Tensor, # standardised features of the teachers, from `unit_cells` [B,g²,ΣF]
     sizes:list, # channels of each teacher
-)->Tensor: # [B,T]
-    "1 − cosine between the student's and each teacher's features of a cell, mean over cells"
-    return 1-CellCosine.apply(upcast(h).permute(0, 2, 3, 1).flatten(1, 2), targets, sizes).mean(1)
+)->Tensor: # [N,B,T]
+    "1 − cosine between the branches' and each teacher's features of a cell, mean over cells"
+    h = torch.stack([upcast(f).permute(0, 2, 3, 1).flatten(1, 2) for f in features])
+    return 1-CellCosine.apply(h, targets, sizes).mean(2)
 
 # %% ../nbs/06_hints.ipynb #e42d4752
 def hint_errors(
@@ -132,7 +133,7 @@ def hint_errors(
     if form!='mse': joined,size = standardize(joined, sizes)
     if form=='cosine':
         targets,alive = unit_cells(joined, sizes),size>0
-        return torch.stack([cosine_errors(h, targets, sizes)@(alive*size.new_tensor(w))
-                            for h,w in zip(features, weights)])
+        counts = alive*size.new_tensor(weights)   # [N,T]
+        return (cosine_errors(features, targets, sizes)*counts.unsqueeze(1)).sum(-1)
     channel_weights = [torch.cat([joined.new_full((n,), w/n)*s for n,w,s in zip(sizes, ws, size)]) for ws in weights]
     return torch.stack([hint_mse(h, joined, w) for h,w in zip(features, channel_weights)])

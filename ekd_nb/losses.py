@@ -166,7 +166,7 @@ def check_class_weights(
     expect(w.ndim==1 and bool((w>0).all() and w.isfinite().all()), 'weight', weight, 'a number above 0 for each class')
     return w
 
-DEFAULT_GAMMA = 10.
+DEFAULT_GAMMA = 5.
 
 # %% ../nbs/07_losses.ipynb #2b071a25
 class EKDLoss(DistillLoss):
@@ -174,9 +174,9 @@ class EKDLoss(DistillLoss):
     gamma = LossNumber()                                 # γ, weight of the hints
     lam = LossNumber('a number from 0 to 1', high=1.)    # λ, own teacher against all alike
     def __init__(self,
-        alpha=.5, # α, weight of the labels; α, β, γ, τ and λ are numbers or schedules such as `SchedCos(60, 0)`
-        beta=.5, # β, weight of the teachers' probabilities
-        gamma=None, # γ, weight of the hints; `None`: 10, but 0 where β is 0 or the teachers have no features
+        alpha=.7, # α, weight of the labels; α, β, γ, τ and λ are numbers or schedules such as `SchedCos(60, 0)`
+        beta=.3, # β, weight of the teachers' probabilities
+        gamma=None, # γ, weight of the hints; `None`: 5, but 0 where β is 0 or the teachers have no features
         tau=4., # τ, temperature
         lam=.5, # λ, own teacher (1) against all alike (0), in probabilities and hints
         branch_reduction:str='sum', # over branches: `sum` or `mean`

@@ -10,7 +10,7 @@ from ekd_nb.core import EKDError
 from ekd_nb.data import image_dls, stratified_subset
 from ekd_nb.learner import ekd_learner, teacher_learner
 from ekd_nb.preflight import first_batch
-from ekd_nb.losses import EKDLoss
+from ekd_nb.losses import DEFAULT_GAMMA, EKDLoss
 from ekd_nb.student import StudentOutput
 from ekd_nb.teachers import TeacherEnsemble
 
@@ -288,7 +288,7 @@ def test_the_default_goes_on_without_hints_where_teachers_have_no_features():
     assert l.loss_func.gamma == 0 and l.model.projections is None
     with pytest.raises(EKDError, match='feature_grid=0 gives no features'):
         learner(ts=teacher, loss_func=EKDLoss(gamma=1.))
-    assert learner(loss_func=EKDLoss()).loss_func.gamma == 10
+    assert learner(loss_func=EKDLoss()).loss_func.gamma == DEFAULT_GAMMA
 
 
 # ---- plain PyTorch loaders

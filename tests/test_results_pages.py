@@ -64,11 +64,17 @@ def test_the_box_says_which_hints_the_records_are_about(name):
 
 def test_hints_in_words():
     def r(method='ekd', **p): return dict(method=method, protocol=dict(dict(gamma=60.), **p))
-    usual = r(gamma=10., hint_error='standard', hint_schedule='cosine')
+    usual = r(gamma=5., hint_error='standard', hint_schedule='cosine')
     assert hints_text([usual, r('kd_wide'), r('plain')])=='those of the [defaults](defaults.ipynb) of `EKDLoss()`'
     assert hints_text([r(), r(gamma=4., hint_error='cosine')]).startswith('those of the older protocol (γ = 4 to 60, '
                                                                        'cosine and squared error), not the')
-    assert hints_text([r(), usual, usual]).endswith('in 1 runs, of the [defaults](defaults.ipynb) of `EKDLoss()` in 2')
+    end = ' in 1 run; and of the [defaults](defaults.ipynb) of `EKDLoss()` in 2 runs'
+    assert hints_text([r(), usual, usual]).endswith(end)
+    first = r(gamma=10., hint_error='standard', hint_schedule='cosine')
+    assert hints_text([first])==('those of the first defaults of `EKDLoss()` (γ = 10), '
+                                 'not the [defaults](defaults.ipynb) of `EKDLoss()`')
+    assert hints_text([usual, first, r()]).endswith(f'; of the first defaults of `EKDLoss()` (γ = 10) in 1 run; and of '
+                                                    'the [defaults](defaults.ipynb) of `EKDLoss()` in 1 run')
     assert hints_text([])==hints_text([r('ekd_no_hint'), r('fitnet'), r(gamma=0.)])==''
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ekd_nb.compare import KD
 from ekd_nb.core import EKDError, digest_matches
 from ekd_nb.losses import EKDLoss
 from ekd_nb.study.problems import CANDIDATES, EKD_CANDIDATES, KD_CANDIDATES, REFERENCE, TASKS, THIRD_ROUND, tiny
@@ -29,9 +30,9 @@ def test_plans_are_sealed_and_the_second_is_what_is_run_now():
 def test_the_defaults_of_the_library_are_what_was_chosen():
     names = 'alpha beta gamma lam tau hint_error hint_schedule projection'.split()
     def numbers(loss): return {k: getattr(loss, k) for k in names}
-    assert numbers(EKDLoss()) == numbers(EKDLoss(**CANDIDATES['std-10-fade-a0.5'].loss))
+    assert numbers(EKDLoss()) == numbers(EKDLoss(**CANDIDATES['std-5-fade-a0.7'].loss))
     kd = CANDIDATES['kd-t4-a0.5'].loss
-    assert (kd['tau'], kd['alpha']) == (EKDLoss().tau, EKDLoss().alpha)   # compare's KD takes both from there
+    assert KD == dict(alpha=kd['alpha'], beta=kd['beta'], tau=kd['tau'])   # of compare
 
 
 def test_records_are_sealed_of_a_known_plan_and_of_validation_images():

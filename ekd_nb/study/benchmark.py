@@ -258,7 +258,7 @@ def run_benchmark(
     return rec | load.record()
 
 # %% ../../nbs/study/15_benchmark.ipynb #dd40c33e
-HINTS = dict(default=dict(gamma=10.), mse=dict(gamma=10., hint_error='mse', hint_schedule=None), none=dict(gamma=0.))
+HINTS = dict(default=dict(gamma=5.), mse=dict(gamma=10., hint_error='mse', hint_schedule=None), none=dict(gamma=0.))
 
 def training_step(
     b:Bench,

@@ -85,21 +85,22 @@ PRESETS = dict(
     deep='small, with a larger student',
     equal='small, with teachers as good as each other',
     ready='the recipe of the pretrained teachers',
-    full='all images, large teachers, the default loss of `ekd_learner`',
+    full='all images, large teachers, the hints of the first default',
     standard='all images, on a GPU',
     long='all images, 240 epochs, on a GPU')
 
 _DIGITS = Protocol('digits', 'quick', ('resnet14', 'wrn_16_1', 'resnet8-w32'), per_class=10, epochs=60,
                    teacher_epochs=60, bs=32, lr=.05, n_valid=200, n_curve=200)
-# the default loss of the library
-_DEFAULT = dict(tau=4., alpha=.5, beta=.5, gamma=10., lam=.5,
+# the default loss of the library, and the one before it
+_DEFAULT = dict(tau=4., alpha=.7, beta=.3, gamma=5., lam=.5,
                 hint_error='standard', hint_schedule='cosine', hint_cells=4)
+_FIRST_DEFAULT = dict(_DEFAULT, alpha=.5, beta=.5, gamma=10.)
 _DEMO = replace(_DIGITS, preset='demo', per_class=5, teacher_epochs=8, n_curve=20, **_DEFAULT)
 _CIFAR = Protocol('cifar10', 'small', PRETRAINED_ARCHS, per_class=200, epochs=24, teacher_epochs=24, bs=32,
                   tau=2., gamma=60., lam=.25, hint_cells=4, n_curve=500)
 _READY = replace(_CIFAR, preset='ready', per_class=None, teacher_epochs=20, bs=128, precision='bfloat16', n_curve=5000)
 _FULL = replace(_CIFAR, preset='full', teachers=LARGE_ARCHS, per_class=None, epochs=20, bs=128, precision='bfloat16',
-                n_views=4, n_curve=1000, **_DEFAULT)
+                n_views=4, n_curve=1000, **_FIRST_DEFAULT)
 _LONG = replace(_CIFAR, preset='long', student='resnet20', teachers=('resnet56', 'wrn_40_2', 'densenet_100_12'),
                 tau=4., gamma=10., lam=.5, hint_cells=1, per_class=None, epochs=240, teacher_epochs=240, bs=64, lr=.05,
                 schedule='steps', n_curve=1000)

@@ -6,7 +6,7 @@ Docs: https://ekd-nb.github.io/ekd_nb/study/rule.html.md"""
 
 # %% auto #0
 __all__ = ['RULE', 'LIMIT', 'LIMIT_ONE_SEED', 'FINALISTS', 'SEEDS', 'ORDER', 'UNCHANGED', 'AGAIN', 'AFTER', 'record_path',
-           'load_suite', 'gains', 'ranking', 'plan', 'addition', 'planned_runs', 'records_of_choice']
+           'load_suite', 'gains', 'ranking', 'plan', 'addition', 'planned_runs', 'first_records', 'records_of_choice']
 
 # %% ../../nbs/study/05_rule.ipynb #d15d682d
 import json
@@ -121,16 +121,29 @@ def planned_runs(
     return [(r['task'], r['candidate'], r['seed']) for r in plan['runs']]
 
 # %% ../../nbs/study/05_rule.ipynb #a5f441fb
+def _runs_of(plans, *choices):
+    "(task, candidate, seed) of the runs of plans that say one of these about the choice"
+    return [r for c in choices for p in plans if p.get('choice')==c for r in planned_runs(p)]
+
+def _without(records, runs):
+    runs = set(runs)
+    return [r for r in records if (r['task'], r['candidate'], r['seed']) not in runs]
+
+def first_records(
+    records:list,
+    plans:list, # of the suite, those of further runs among them
+)->list: # of records
+    "Records that the first choice was made from: without the runs of later plans"
+    return _without(records, _runs_of(plans, AGAIN, UNCHANGED, AFTER))
+
 def records_of_choice(
     records:list,
     plans:list, # of the suite, those of further runs among them
     family:str='ekd', # whose choice: `ekd` or `kd`
 )->list: # of records
-    "Records that a family's choice is made from: those of later plans count when all its runs of them have ended"
-    made_again,fixed,after = ([r for p in plans if p.get('choice')==c for r in planned_runs(p)]
-                              for c in (AGAIN, UNCHANGED, AFTER))
-    needed = {r for r in made_again if CANDIDATES[r[1]].family==family or r[1]==REFERENCE[family]}
+    "Records that a family's choice is made from: of all runs so far, once all its runs that make it again have ended"
+    again = _runs_of(plans, AGAIN)
+    needed = {r for r in again if CANDIDATES[r[1]].family==family or r[1]==REFERENCE[family]}
     done = {(r['task'], r['candidate'], r['seed']) for r in records}
-    later = set(after).difference(made_again, fixed)
-    if not needed or not needed<=done: later = later.union(made_again, fixed)
-    return [r for r in records if (r['task'], r['candidate'], r['seed']) not in later]
+    if not needed or not needed<=done: return first_records(records, plans)
+    return _without(records, set(_runs_of(plans, AFTER)).difference(again, _runs_of(plans, UNCHANGED)))
