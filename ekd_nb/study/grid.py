@@ -22,7 +22,7 @@ import torch
 from ..arrays import DataNotFound, load_images
 from ..core import EKDError, expect, short_digest
 from ..evaluate import MeanEnsemble
-from .methods import METHODS, make_loss, method, relevant_fields
+from .methods import METHODS, make_loss, method, relevant_fields, with_kd_weights
 from .protocols import Protocol, protocol, training_rows
 from .records import load_records, provenance, record_name, save_record
 from .runs import UNSEEN, run, run_data, save_logits, teachers_record, unseen_record
@@ -69,8 +69,9 @@ def make_job(
 )->Job:
     "A job with its arguments checked; a method without teachers has no `teacher_data`"
     expect(teacher_data in ('same', 'full', 'none'), 'teacher_data', teacher_data, "'same' or 'full'")
-    if not method(name).has_teacher: teacher_data = 'none'
-    return Job(protocol, name, seed, fraction, teacher_data, on, variant)
+    m = method(name)
+    if not m.has_teacher: teacher_data = 'none'
+    return Job(with_kd_weights(protocol, m), name, seed, fraction, teacher_data, on, variant)
 
 # %% ../../nbs/study/05_grid.ipynb #2e9b6ce0
 @lru_cache(maxsize=2)

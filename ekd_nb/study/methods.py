@@ -7,12 +7,12 @@ Docs: https://ekd-nb.github.io/ekd_nb/study/methods.html.md"""
 # %% auto #0
 __all__ = ['STEP', 'METHODS', 'MAIN_METHODS', 'DEFAULT_METHOD', 'ImageShape', 'single_network', 'branched_network',
            'separate_networks', 'wide_network', 'equal_cost_network', 'heads_network', 'one_head_network', 'Method',
-           'method', 'make_student', 'make_loss', 'relevant_fields']
+           'method', 'make_student', 'make_loss', 'with_kd_weights', 'relevant_fields']
 
 # %% ../../nbs/study/01_methods.ipynb #e334036a
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import import_module
 from typing import NamedTuple
@@ -20,11 +20,12 @@ from typing import NamedTuple
 import torch
 
 from ..baselines.registry import BASELINES, make_baseline
+from ..compare import KD
 from ..core import EKDError, expect
 from ..losses import EKDLoss
 from ..models import count_flops, count_params, width_for_flops, width_for_params
 from ..student import branched_student
-from .protocols import Protocol, n_branches
+from .protocols import PROTOCOLS, Protocol, n_branches
 
 # %% ../../nbs/study/01_methods.ipynb #3fcb83c7
 class ImageShape(NamedTuple):
@@ -244,6 +245,16 @@ def make_loss(
     gamma = p.gamma if m.hints else 0.
     return EKDLoss(p.alpha, p.beta, gamma, p.tau, lam, p.reduce, p.ensemble, assign, normalize_hints=p.relative_hints,
                    hint_error=p.hint_error, hint_schedule=p.hint_schedule)
+
+# %% ../../nbs/study/01_methods.ipynb #6c1d70e2
+def with_kd_weights(
+    p:Protocol,
+    m:Method,
+)->Protocol:
+    "For KD in the demonstration, the protocol with KD's own weights; else the protocol itself"
+    def weights(p): return p.alpha,p.beta,p.tau
+    kd = m.student and m.loss=='ekd' and m.has_teacher and not (m.several or m.hints)
+    return replace(p, **KD) if kd and p.preset=='demo' and weights(p)==weights(PROTOCOLS[p.data, 'demo']) else p
 
 # %% ../../nbs/study/01_methods.ipynb #c7249151
 _TEACHER_FIELDS = dict(tau=0., alpha=0., beta=0., gamma=0., lam=0., teacher_epochs=0)
