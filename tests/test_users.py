@@ -1217,7 +1217,7 @@ def _resume(tmp_path, kw=None, fit='fit_one_cycle', lr=1e-3, n=2, **args):
     (dict(fit='fit'), 'schedules was lr '),
     (dict(pct_start=.7), 'schedules was lr '),
     (dict(kw=dict(loss_func=EKDLoss(.9, .1, 5))),
-     'alpha of the loss was 0.5, now 0.9, beta of the loss was 0.5, now 0.1'),
+     'alpha of the loss was 0.7, now 0.9, beta of the loss was 0.3, now 0.1'),
     (dict(kw=dict(loss_func=EKDLoss(tau=SchedCos(4, 2)))), 'tau of the loss was 4.0, now 4 '),
     (dict(kw=dict(loss_func=EKDLoss(hint_error='mse'))), 'hint_error of the loss was standard, now mse'),
     (dict(kw=dict(trunk_grad=.25)), 'trunk_grad was None, now 0.25'),

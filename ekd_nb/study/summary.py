@@ -80,7 +80,7 @@ def _hints(r):
 
 def _key(loss): return loss.gamma,loss.hint_error,loss.hint_schedule,bool(loss.normalize_hints)
 
-FIRST_DEFAULT = EKDLoss(.5, .5, 10., hint_error='standard')   # what `EKDLoss()` was before its weights were chosen again
+FIRST_DEFAULT = EKDLoss(.5, .5, 10., hint_error='standard')   # what `EKDLoss()` was before it was chosen again
 
 def _older_text(kinds):
     "Weights and forms in words: 'γ = 60, squared error'"
@@ -88,13 +88,13 @@ def _older_text(kinds):
     span = f'{weights[0]:g}' if len(weights)==1 else f'{weights[0]:g} to {weights[-1]:g}'
     return f'γ = {span}, {join_words(forms)}'
 
-def _in_runs(n, several): return f" in {n} run{'s' if n>1 else ''}" if several else ''
+def _in_runs(n): return f" in {n} run{'' if n==1 else 's'}"
 
 def hints_text(
     records:list, # that a page shows
     link='defaults.ipynb', # of the page about the defaults
 )->str: # '' where no record has hints
-    "Whether these students learned with the hints of the library's defaults, of the first ones or of the older protocol"
+    "Whether students learned with the hints of the library's defaults, of the first ones or of the older protocol"
     kinds = Counter(k for r in records if (k := _hints(r)))
     usual,first = kinds.pop(_key(EKDLoss()), 0),kinds.pop(_key(FIRST_DEFAULT), 0)
     defaults,old = f'the [defaults]({link}) of `EKDLoss()`',sum(kinds.values())
@@ -102,5 +102,6 @@ def hints_text(
              (f'the first defaults of `EKDLoss()` (γ = {FIRST_DEFAULT.gamma:g})', first), (defaults, usual)]
     found = [(text, n) for text,n in parts if n]
     if not found: return ''
-    said = join_words([f"{'of ' if i else ''}{text}{_in_runs(n, len(found)>1)}" for i,(text,n) in enumerate(found)])
+    if len(found)>1: found = [(text+_in_runs(n), n) for text,n in found]
+    said = join_words([('of ' if i else '')+text for i,(text,_) in enumerate(found)])
     return f"those of {said}{'' if usual else f', not {defaults}'}"
