@@ -9,7 +9,8 @@ from ekd_nb.compare import KD
 from ekd_nb.core import EKDError, digest_matches
 from ekd_nb.losses import EKDLoss
 from ekd_nb.study.problems import CANDIDATES, EKD_CANDIDATES, KD_CANDIDATES, REFERENCE, TASKS, THIRD_ROUND, tiny
-from ekd_nb.study.rule import AFTER, AGAIN, addition, gains, load_suite, plan, planned_runs, ranking
+from ekd_nb.study.rule import (AFTER, AGAIN, addition, gains, load_suite, plan, planned_runs, ranking,
+                               records_of_choice)
 from ekd_nb.study.suite import Jobs
 
 ROOT = Path(__file__).parents[1]
@@ -62,7 +63,8 @@ def test_the_runs_that_kd_lacks_are_planned():
     runs = planned_runs(more)
     assert len(runs) == len(set(runs)) and all(CANDIDATES[c].family == 'kd' for _, c, _ in runs)
     assert 'of KD is made again' in more['choice'] and 'that of EKD is not changed' in more['choice']
-    later = {run for n in (3, 4, 6, 8, 9, 10, 11) for run in planned_runs(read_plan(f'suite-{n}'))}
+    names = {f.stem for f in (ROOT/'results/plans').glob('suite-*.json')} - {'suite-2', 'suite-5', 'suite-7'}
+    later = {run for n in names for run in planned_runs(read_plan(n))}
     have = {(r['task'], r['candidate'], r['seed']) for r in records} - later
     pairs = {(t, c) for t, c, _ in have | set(runs)}
     assert all((t, c.name) in pairs for t in TASKS for c in KD_CANDIDATES)
@@ -100,6 +102,21 @@ def test_fresh_seeds_are_planned_that_led_to_no_candidate():
     digits = {(t, s) for t, c, s in planned_runs(more) if TASKS[t].on_cpu}
     assert digits == {(t, s) for t in ('digits-more', 'digits-same') for s in range(25, 49)}
     assert {c for t, c, _ in planned_runs(more) if not TASKS[t].on_cpu} == {'ekd'}
+
+
+def test_two_candidates_get_the_seeds_of_the_third_round_before_the_choice():
+    runs = planned_runs(read_plan('suite-12'))
+    assert read_plan('suite-12')['choice'] == AGAIN and {c for _, c, _ in runs} == {'cos-10-fade', 'cos-10-fade-a0.5'}
+    third = {(t, s) for n in (8, 10) for t, c, s in planned_runs(read_plan(f'suite-{n}')) if c == 'std-5-fade-a0.7'}
+    have = {(r['task'], r['candidate'], r['seed']) for r in load_suite(ROOT/'results/suite')}
+    for c in ('cos-10-fade', 'cos-10-fade-a0.5'):
+        assert all((t, c, s) in have for t, s in third if t.startswith('digits') or t == 'files')
+
+
+def test_every_family_is_chosen_when_its_own_runs_have_ended():
+    plans = [json.loads(f.read_text()) for f in sorted((ROOT/'results/plans').glob('suite*.json'))]
+    best = ranking(records_of_choice(load_suite(ROOT/'results/suite'), plans)).iloc[0]
+    assert best.name == 'std-5-fade-a0.7' and best['below'] == best['missing'] == 0
 
 
 def test_a_plan_is_run_and_nothing_else(tmp_path):
