@@ -142,6 +142,19 @@ def test_the_demonstration_is_the_default_loss_and_small_enough_for_two_minutes(
     assert rep._settle(protocol('digits', 'small'), None, None, None, cpu)[1:] == [(0, 1, 2), 1]
 
 
+def test_a_run_of_kd_in_the_demonstration_is_current_and_no_variant():
+    "It has weights of its own, which its record holds"
+    from dataclasses import asdict
+    from ekd_nb.study.claims import describe_variant
+    from ekd_nb.study.grid import make_job
+    from ekd_nb.study.tables import is_current
+    p = protocol('digits', 'demo')
+    for name in ('kd_wide', 'kd', 'ekd', 'branched'):
+        r = dict(method=name, data='digits', preset='demo', protocol=asdict(make_job(p, name).protocol))
+        assert is_current(r) and describe_variant(r) == 'default', name
+    assert make_job(p, 'kd_wide').protocol != p == make_job(p, 'ekd').protocol
+
+
 @pytest.fixture
 def by_processor_time(monkeypatch):
     "A function: seconds that a command takes over those it estimated, both of the processor, not of the clock"

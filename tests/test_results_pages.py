@@ -68,13 +68,14 @@ def test_hints_in_words():
     assert hints_text([usual, r('kd_wide'), r('plain')])=='those of the [defaults](defaults.ipynb) of `EKDLoss()`'
     assert hints_text([r(), r(gamma=4., hint_error='cosine')]).startswith('those of the older protocol (γ = 4 to 60, '
                                                                        'cosine and squared error), not the')
-    end = ' in 1 run; and of the [defaults](defaults.ipynb) of `EKDLoss()` in 2 runs'
+    end = ' in 1 run and those of the [defaults](defaults.ipynb) of `EKDLoss()` in 2 runs'
     assert hints_text([r(), usual, usual]).endswith(end)
     first = r(gamma=10., hint_error='standard', hint_schedule='cosine')
-    assert hints_text([first])==('those of the first defaults of `EKDLoss()` (γ = 10), '
-                                 'not the [defaults](defaults.ipynb) of `EKDLoss()`')
-    assert hints_text([usual, first, r()]).endswith(f'; of the first defaults of `EKDLoss()` (γ = 10) in 1 run; and of '
-                                                    'the [defaults](defaults.ipynb) of `EKDLoss()` in 1 run')
+    was = 'those of the first defaults of `EKDLoss()` (γ = 10)'
+    assert hints_text([first])==f'{was}, not the [defaults](defaults.ipynb) of `EKDLoss()`'
+    older = 'those of the older protocol (γ = 60, squared error) in 1 run'
+    assert hints_text([first, r()])==f'{older} and {was} in 1 run; none has the [defaults](defaults.ipynb) of `EKDLoss()`'
+    assert hints_text([usual, first, r()]).startswith(f'{older}, {was} in 1 run and those of the [defaults]')
     assert hints_text([])==hints_text([r('ekd_no_hint'), r('fitnet'), r(gamma=0.)])==''
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ekd_nb.compare import KD
+from ekd_nb.compare import KD_WEIGHTS
 from ekd_nb.core import EKDError, digest_matches
 from ekd_nb.losses import EKDLoss
 from ekd_nb.study.problems import CANDIDATES, EKD_CANDIDATES, KD_CANDIDATES, REFERENCE, TASKS, THIRD_ROUND, tiny
@@ -33,7 +33,7 @@ def test_the_defaults_of_the_library_are_what_was_chosen():
     def numbers(loss): return {k: getattr(loss, k) for k in names}
     assert numbers(EKDLoss()) == numbers(EKDLoss(**CANDIDATES['std-5-fade-a0.7'].loss))
     kd = CANDIDATES['kd-t4-a0.5'].loss
-    assert KD == dict(alpha=kd['alpha'], beta=kd['beta'], tau=kd['tau'])   # of compare
+    assert KD_WEIGHTS == dict(alpha=kd['alpha'], beta=kd['beta'], tau=kd['tau'])   # of compare
 
 
 def test_records_are_sealed_of_a_known_plan_and_of_validation_images():

@@ -14,7 +14,7 @@ __all__ = ['ensemble_gain', 'own_teacher_cka_gap', 'corrupted_accuracy', 'final_
 import re
 from typing import NamedTuple
 from .tables import compare, competitors, decides, markdown_table, planned_methods
-from .methods import METHODS, DEFAULT_METHOD, relevant_fields, method
+from .methods import DEFAULT_METHOD, METHODS, method, relevant_fields, with_kd_weights
 from .protocols import protocol
 from .records import filter_setting, load_records, results_dir
 from .stats import SMALLEST, join_words, n_seeds, verdict
@@ -113,7 +113,8 @@ def describe_variant(
     "How a record's protocol differs from the one that its name has today"
     m, named = method(r['method']), r.get('variant') or ''
     if named and '=' not in named: return named
-    now, then = relevant_fields(protocol(r['data'], r['preset']), m), relevant_fields(r['protocol'], m)
+    now = with_kd_weights(protocol(r['data'], r['preset']), m)
+    now, then = relevant_fields(now, m), relevant_fields(r['protocol'], m)
     return ', '.join(f'{k} {_word(v)}' for k,v in then.items() if v!=now[k]) or 'default'
 
 def choice_records(

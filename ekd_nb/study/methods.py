@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 
 from ..baselines.registry import BASELINES, make_baseline
-from ..compare import KD
+from ..compare import KD_WEIGHTS
 from ..core import EKDError, expect
 from ..losses import EKDLoss
 from ..models import count_flops, count_params, width_for_flops, width_for_params
@@ -252,9 +252,10 @@ def with_kd_weights(
     m:Method,
 )->Protocol:
     "For KD in the demonstration, the protocol with KD's own weights; else the protocol itself"
-    def weights(p): return p.alpha,p.beta,p.tau
-    kd = m.student and m.loss=='ekd' and m.has_teacher and not (m.several or m.hints)
-    return replace(p, **KD) if kd and p.preset=='demo' and weights(p)==weights(PROTOCOLS[p.data, 'demo']) else p
+    kd = m.student and m.loss=='ekd' and m.has_teacher and not (m.hints or m.ours)
+    if not kd or p.preset!='demo': return p
+    usual = PROTOCOLS[p.data, p.preset]
+    return replace(p, **{k: v for k,v in KD_WEIGHTS.items() if getattr(p, k)==getattr(usual, k)})
 
 # %% ../../nbs/study/01_methods.ipynb #c7249151
 _TEACHER_FIELDS = dict(tau=0., alpha=0., beta=0., gamma=0., lam=0., teacher_epochs=0)

@@ -85,7 +85,7 @@ PRESETS = dict(
     deep='small, with a larger student',
     equal='small, with teachers as good as each other',
     ready='the recipe of the pretrained teachers',
-    full='all images, large teachers, the hints of the first default',
+    full='all images, large teachers, the loss EKDLoss(.5, .5, 10)',
     standard='all images, on a GPU',
     long='all images, 240 epochs, on a GPU')
 

@@ -133,7 +133,7 @@ def first_records(
     records:list,
     plans:list, # of the suite, those of further runs among them
 )->list: # of records
-    "Records that the first choice was made from: without the runs of later plans"
+    "Records that the first choice was made from; runs of plans that KD's choice awaits (suite-5, suite-7) count, too"
     return _without(records, _runs_of(plans, AGAIN, UNCHANGED, AFTER))
 
 def records_of_choice(

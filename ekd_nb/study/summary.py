@@ -102,6 +102,6 @@ def hints_text(
              (f'the first defaults of `EKDLoss()` (γ = {FIRST_DEFAULT.gamma:g})', first), (defaults, usual)]
     found = [(text, n) for text,n in parts if n]
     if not found: return ''
-    if len(found)>1: found = [(text+_in_runs(n), n) for text,n in found]
-    said = join_words([('of ' if i else '')+text for i,(text,_) in enumerate(found)])
-    return f"those of {said}{'' if usual else f', not {defaults}'}"
+    if len(found)==1: return f"those of {found[0][0]}{'' if usual else f', not {defaults}'}"
+    said = [f'those of {text}{_in_runs(n)}' for text,n in found]
+    return f"{', '.join(said[:-1])} and {said[-1]}{'' if usual else f'; none has {defaults}'}"

@@ -18,7 +18,7 @@ from dataclasses import replace
 from fastcore.basics import listify
 from ..core import EKDError
 from .full import METHOD_ORDER
-from .methods import METHODS, DEFAULT_METHOD, relevant_fields, method
+from .methods import DEFAULT_METHOD, METHODS, method, relevant_fields, with_kd_weights
 from .protocols import PROTOCOLS, protocol
 from .records import filter_setting, load_records, results_dir
 from .stats import SMALLEST, join_words, mean_seconds, settled
@@ -33,7 +33,8 @@ def is_current(
 ) -> bool:
     "Was this record made under the protocol of its name? A method's own weight, if it was chosen, and its τ may differ"
     try:
-        m,now = method(r['method']),protocol(r['data'], r['preset'])
+        m = method(r['method'])
+        now = with_kd_weights(protocol(r['data'], r['preset']), m)
         if r['protocol'].get('own_weight'): now = replace(now, **{k: r['protocol'][k] for k in ('own_weight', 'tau')})
         return relevant_fields(r['protocol'], m)==relevant_fields(now, m)
     except (EKDError, TypeError, KeyError): return False
