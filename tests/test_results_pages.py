@@ -74,7 +74,8 @@ def test_hints_in_words():
     was = 'those of the first defaults of `EKDLoss()` (γ = 10)'
     assert hints_text([first])==f'{was}, not the [defaults](defaults.ipynb) of `EKDLoss()`'
     older = 'those of the older protocol (γ = 60, squared error) in 1 run'
-    assert hints_text([first, r()])==f'{older} and {was} in 1 run; none has the [defaults](defaults.ipynb) of `EKDLoss()`'
+    none = 'none has the [defaults](defaults.ipynb) of `EKDLoss()`'
+    assert hints_text([first, r()])==f'{older} and {was} in 1 run; {none}'
     assert hints_text([usual, first, r()]).startswith(f'{older}, {was} in 1 run and those of the [defaults]')
     assert hints_text([])==hints_text([r('ekd_no_hint'), r('fitnet'), r(gamma=0.)])==''
 
